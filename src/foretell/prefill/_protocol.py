@@ -1,0 +1,149 @@
+"""What an engine must do: run a prefill, hand out activations, decode on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foretell.records import Answer, FirstToken, Message, ModelIdentity, ReadPoint, Sampling
+
+Gate = Callable[[ReadPoint, NDArray[np.float32]], bool]
+"""Asked once per read point, as soon as its vector is complete, in the order of the layers.
+
+``True`` lets the prefill go on; ``False`` declines the query: the layers after it need not be
+computed. Runs on the engine's own thread between two layers, so it must be quick and must not
+call the engine. What it raises reaches the caller of ``prefill``.
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """A rendered, tokenised prompt.
+
+    Tokens before ``own_start`` are the shared prefix (system prompt, examples, earlier turns):
+    they are kept in the KV cache for the next query, and never enter pooled statistics, whether
+    they had to be evaluated this time or not. ``answer_start`` is the given beginning of the
+    answer (a trailing assistant message), already part of ``tokens``.
+    """
+
+    tokens: tuple[int, ...]
+    own_start: int
+    answer_start: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.own_start < max(len(self.tokens), 1):
+            raise ValueError(f"own_start {self.own_start} outside {len(self.tokens)} tokens")
+
+    @property
+    def own_tokens(self) -> int:
+        """Number of tokens after the shared prefix."""
+        return len(self.tokens) - self.own_start
+
+
+class Generation(Protocol):
+    """An answer being decoded: iterate for its text, piece by piece.
+
+    The pieces joined, after ``Prompt.answer_start``, are the answer's text. Closing early gives
+    the request up; ``answer()`` reads on to the end.
+    """
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def answer(self) -> Answer:
+        """The finished answer; decodes what is left."""
+        ...
+
+    def close(self) -> None:
+        """Give up decoding and free what it held; safe to call twice."""
+        ...
+
+
+class Prefill(Protocol):
+    """One prefill, held in the KV cache until it is decoded or closed."""
+
+    @property
+    def prompt(self) -> Prompt: ...
+
+    @property
+    def activations(self) -> Mapping[ReadPoint, NDArray[np.float32]]:
+        """By read point: (width,) for ``last`` and ``mean``, (own tokens, width) for ``tokens``.
+
+        After an early exit, the points above the stop are absent.
+        """
+        ...
+
+    @property
+    def stopped_at(self) -> int | None:
+        """Layer whose gate declined the query; ``None`` when no gate did."""
+        ...
+
+    @property
+    def first_token(self) -> FirstToken | None:
+        """About the token to come; ``None`` when the query was declined."""
+        ...
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens taken from the KV cache instead of being evaluated."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Wall time from the start of its first evaluation to the end of the prefill."""
+        ...
+
+    def decode(self, sampling: Sampling) -> Generation:
+        """Go on from this very prefill: nothing is evaluated twice. May be called once.
+
+        Raises ``InputError`` after an early exit or a second call, and
+        ``ContextOverflowError`` when ``max_tokens`` more do not fit.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free its place in the KV cache; safe to call twice."""
+        ...
+
+    def __enter__(self) -> Prefill: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+@runtime_checkable
+class PrefillEngine(Protocol):
+    """Runs prefills of one model. Safe to call from many threads at once."""
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+
+    @property
+    def context_tokens(self) -> int:
+        """Most tokens that one prompt with its answer may take."""
+        ...
+
+    def render(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> Prompt:
+        """The model's own chat template over the messages, tokenised."""
+        ...
+
+    def prefill(
+        self,
+        prompt: Prompt,
+        read_points: Sequence[ReadPoint] = (),
+        gate: Gate | None = None,
+    ) -> Prefill:
+        """Evaluate the prompt once; read activations; stop early when the gate says so.
+
+        Raises ``UnknownReadPointError``, ``ContextOverflowError``, ``EngineBusyError`` or
+        ``EngineClosedError``.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model; requests in flight end with ``EngineClosedError``."""
+        ...

@@ -1,0 +1,42 @@
+"""Frozen values that every room speaks in; no behaviour beyond checking themselves."""
+
+from foretell.records._decisions import Action, Decision, Estimate, Reply
+from foretell.records._models import ModelIdentity, Role
+from foretell.records._queries import (
+    Answer,
+    FinishReason,
+    FirstToken,
+    Message,
+    Outcome,
+    Query,
+    Sampling,
+    Split,
+    Usage,
+    content_text,
+    last_asked,
+)
+from foretell.records._read_points import Pooling, ReadPoint
+from foretell.records._routing_data import RoutingData
+
+__all__ = [
+    "Action",
+    "Answer",
+    "Decision",
+    "Estimate",
+    "FinishReason",
+    "FirstToken",
+    "Message",
+    "ModelIdentity",
+    "Outcome",
+    "Pooling",
+    "Query",
+    "ReadPoint",
+    "Reply",
+    "Role",
+    "RoutingData",
+    "Sampling",
+    "Split",
+    "Usage",
+    "content_text",
+    "last_asked",
+]
