@@ -10,15 +10,7 @@ the calling convention lets us see it) and the value of every default must be th
 from __future__ import annotations
 
 import ctypes as c
-import importlib.metadata
-import importlib.util
-import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
-
-from foretell.errors import EngineUnavailableError
+from typing import Final
 
 EvalCallback: Final = c.CFUNCTYPE(c.c_bool, c.c_void_p, c.c_bool, c.c_void_p)
 LogCallback: Final = c.CFUNCTYPE(None, c.c_int, c.c_char_p, c.c_void_p)
