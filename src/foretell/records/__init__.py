@@ -2,6 +2,7 @@
 
 from foretell.records._decisions import Action, Decision, Estimate, Reply
 from foretell.records._models import ModelIdentity, Role
+from foretell.records._observations import Observation
 from foretell.records._queries import (
     Answer,
     FinishReason,
@@ -27,6 +28,7 @@ __all__ = [
     "FirstToken",
     "Message",
     "ModelIdentity",
+    "Observation",
     "Outcome",
     "Pooling",
     "Query",

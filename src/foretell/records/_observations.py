@@ -1,0 +1,36 @@
+"""What happened to one query at one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foretell.records._models import ModelIdentity, Role
+from foretell.records._queries import Answer, FirstToken, Query
+from foretell.records._read_points import ReadPoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Observation:
+    """One answer of one model to one query, with what its prefill showed.
+
+    ``rollout`` tells sampled answers to the same query apart (0 is the greedy one). ``model`` is
+    ``None`` for a model behind an API, whose weights nobody can name; ``answer.model`` says
+    which it was. ``own_tokens`` counts the prompt's tokens after the shared prefix.
+    """
+
+    domain: str
+    query: Query
+    role: Role
+    answer: Answer
+    model: ModelIdentity | None = None
+    rollout: int = 0
+    activations: Mapping[ReadPoint, NDArray[np.float32]] = field(
+        default_factory=dict[ReadPoint, NDArray[np.float32]]
+    )
+    first_token: FirstToken | None = None
+    own_tokens: int | None = None
+    seconds: float | None = None
