@@ -100,7 +100,7 @@ class Prefill(Protocol):
         """Go on from this very prefill: nothing is evaluated twice. May be called once.
 
         Raises ``InputError`` after an early exit or a second call, and
-        ``ContextOverflowError`` when ``max_tokens`` more do not fit.
+        ``ContextOverflowError`` when ``max_tokens`` is more than the room set aside.
         """
         ...
 
@@ -136,10 +136,13 @@ class PrefillEngine(Protocol):
         prompt: Prompt,
         read_points: Sequence[ReadPoint] = (),
         gate: Gate | None = None,
+        *,
+        answer_tokens: int = 256,
     ) -> Prefill:
         """Evaluate the prompt once; read activations; stop early when the gate says so.
 
-        Raises ``UnknownReadPointError``, ``ContextOverflowError``, ``EngineBusyError`` or
+        ``answer_tokens`` is the room set aside for the answer: a ``decode`` of up to that many
+        tokens is certain to fit. Raises ``UnknownReadPointError``, ``ContextOverflowError``, ``EngineBusyError`` or
         ``EngineClosedError``.
         """
         ...

@@ -1,0 +1,5 @@
+"""llama.cpp in this process: reads activations with the scheduler's evaluation callback."""
+
+from foretell.prefill.engines.llamacpp._engine import LlamaCppEngine, default_threads
+
+__all__ = ["LlamaCppEngine", "default_threads"]
