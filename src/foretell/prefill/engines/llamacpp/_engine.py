@@ -122,7 +122,8 @@ class LlamaCppEngine:
                 n_threads_batch=threads,
                 kv_unified=True,
                 no_perf=True,
-                cb_eval=_address(self._tap.callback),
+                cb_eval=self._tap.filter.address,
+                cb_eval_user_data=self._tap.filter.user_data,
             )
             if context is None:
                 raise EngineUnavailableError(
@@ -614,10 +615,6 @@ def _chat_template(
     return ChatTemplate(
         source.decode(), bos_token=vocabulary.bos_text, eos_token=vocabulary.eos_text
     )
-
-
-def _address(callback: Any) -> int | None:
-    return c.cast(callback, c.c_void_p).value
 
 
 def _float_view(address: int, size: int) -> NDArray[np.float32]:

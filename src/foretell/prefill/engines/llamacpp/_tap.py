@@ -23,6 +23,7 @@ from foretell.prefill.engines.llamacpp._capi import (
     EvalCallback,
     LlamaLibrary,
 )
+from foretell.prefill.engines.llamacpp._node_filter import NodeFilter
 
 _F32: Final = 0
 
@@ -51,7 +52,7 @@ OnLayer = Callable[[int, LayerRows], bool]
 
 
 class Tap:
-    """The callback of one context. ``callback`` must outlive the context."""
+    """The callback of one context, which it must outlive."""
 
     def __init__(self, library: LlamaLibrary, width: int) -> None:
         self._library = library
@@ -59,15 +60,17 @@ class Tap:
         self._wanted: dict[bytes, int] = {}
         self._on_layer: OnLayer | None = None
         self._error: BaseException | None = None
-        self.callback = EvalCallback(self._on_node)
+        self.filter = NodeFilter(EvalCallback(self._on_node))
 
     def arm(self, layers: Collection[int], on_layer: OnLayer) -> None:
         """Read these layers during the next call."""
         self._wanted = {b"l_out-%d" % layer: layer for layer in layers}
         self._on_layer = on_layer
+        self.filter.arm(bool(layers))
 
     def disarm(self) -> None:
         """Read nothing more; raises what ``on_layer`` raised inside the callback."""
+        self.filter.arm(False)
         self._wanted, self._on_layer = {}, None
         error, self._error = self._error, None
         if error is not None:
