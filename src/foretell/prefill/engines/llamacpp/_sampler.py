@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foretell.prefill.engines.llamacpp._capi import LlamaLibrary, TokenDataArray
-from foretell.records import FirstToken, Sampling
+from foretell.records import Sampling
 
 _TOKEN_DATA: Final = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 _RANDOM_SEED: Final = 0xFFFFFFFF  # llama.cpp's word for "seed yourself"
@@ -65,21 +65,3 @@ class Sampler:
         at: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def log_normaliser(logits: NDArray[np.float32]) -> float:
-    """Natural log of the sum of exponentials: ``logits - log_normaliser`` are log-probabilities."""
-    top = float(logits.max())
-    return top + float(np.log(np.exp(logits - np.float32(top)).sum(dtype=np.float64)))
-
-
-def about_first_token(logits: NDArray[np.float32]) -> FirstToken:
-    """Entropy (nats), margin and probability of the likeliest token."""
-    log_p = logits - np.float32(log_normaliser(logits))
-    p = np.exp(log_p)
-    second, first = np.partition(p, len(p) - 2)[-2:]
-    return FirstToken(
-        entropy=max(0.0, -float(np.dot(p, log_p))),
-        margin=float(first - second),
-        probability=float(first),
-    )

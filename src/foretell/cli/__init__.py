@@ -1,0 +1,41 @@
+"""The ``foretell`` command: thin verbs over the rooms."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from foretell.cli import _demo, _inspect, _learning, _serving
+from foretell.cli._console import err
+from foretell.errors import RoutingError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="foretell",
+    help="Read a small model's own activations and foretell whether it will answer well.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verbs in (_demo, _serving, _learning, _inspect):
+    verbs.register(app)
+
+
+def main() -> None:
+    """Run the command; what is wrong is said in a sentence, not in a traceback."""
+    try:
+        app()
+    except RoutingError as error:
+        err.print(f"[red]error:[/red] {_escaped(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("interrupted; what was done is kept, run the same command again to go on")
+        sys.exit(130)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

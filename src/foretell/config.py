@@ -1,0 +1,405 @@
+"""Settings: read once from a YAML file and the environment, checked, and passed on as values.
+
+Environment variables override the file: ``FORETELL_SERVER__PORT=9000`` is ``server.port``.
+Secrets stand in neither; a setting whose name ends in ``_env`` names the variable that
+holds one, and ``secret`` reads it when it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from foretell.errors import ConfigError
+
+RouterName = Literal[
+    "probe",
+    "embedding",
+    "tfidf",
+    "keyword",
+    "length",
+    "llm",
+    "mf",
+    "random",
+    "weak",
+    "strong",
+]
+
+
+def _variable_name(name: str) -> str:
+    # A key pasted here by mistake has lower-case letters or dashes. It must not be repeated in
+    # the error.
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
+        raise PydanticCustomError(
+            "variable_name",
+            "must be the name of an environment variable in capitals, such as LARGE_KEY; "
+            "the secret itself belongs in that variable",
+        )
+    return name
+
+
+def _model_reference(reference: str) -> str:
+    if not re.fullmatch(r"(hf|file|pypi):.+", reference):
+        raise PydanticCustomError(
+            "model_reference",
+            "must look like 'hf:org/name', 'file:path' or 'pypi:distribution'",
+        )
+    return reference
+
+
+def _without_password(url: str) -> str:
+    if re.match(r"[^/]*//[^/@]*:[^/]*@", url):
+        raise PydanticCustomError(
+            "password", "must hold no password; PostgreSQL takes it from PGPASSWORD or ~/.pgpass"
+        )
+    return url
+
+
+_VariableName = Annotated[str, AfterValidator(_variable_name)]
+_ModelReference = Annotated[str, AfterValidator(_model_reference)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Price(_Section):
+    """What a model costs, in USD per million tokens."""
+
+    input: float = Field(ge=0, description="USD per million prompt tokens")
+    output: float = Field(ge=0, description="USD per million generated tokens")
+
+
+class _Model(_Section):
+    price: Price | None = Field(default=None, description="without it, costs are not known")
+
+
+class LlamacppModel(_Model):
+    """A GGUF file served inside this process by llama.cpp."""
+
+    engine: Literal["llamacpp"]
+    model: _ModelReference = Field(description="hf:…, file:… or pypi:…")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads; all cores when absent"
+    )
+    context_tokens: int = Field(
+        default=2048, ge=16, description="most tokens of one prompt and answer"
+    )
+    parallel: int = Field(default=4, ge=1, description="requests served at the same time")
+    requantise: bool = Field(
+        default=True, description="convert weights without a fast CPU kernel once, on the first run"
+    )
+
+
+class TransformersModel(_Model):
+    """A model served inside this process by Hugging Face transformers."""
+
+    engine: Literal["transformers"]
+    model: _ModelReference = Field(description="hf:… or file:…")
+
+
+class VllmModel(_Model):
+    """A model served by vLLM with foretell's plugin."""
+
+    engine: Literal["vllm"]
+    model: str = Field(min_length=1, description="the name it is served under")
+    base_url: str = Field(pattern=r"^https?://", description="up to and including /v1")
+    api_key_env: _VariableName | None = Field(
+        default=None, description="variable that holds the key"
+    )
+
+
+class OpenAIModel(_Model):
+    """A model behind an OpenAI-compatible API; it exposes no activations."""
+
+    engine: Literal["openai"]
+    model: str = Field(min_length=1, description="the name the API knows it by")
+    base_url: str = Field(pattern=r"^https?://", description="up to and including /v1")
+    api_key_env: _VariableName | None = Field(
+        default=None, description="variable that holds the key"
+    )
+
+
+class RecordedModel(_Model):
+    """Recorded activations and answers, replayed."""
+
+    engine: Literal["recorded"]
+    path: Path = Field(description="the recording")
+    model: str | None = Field(default=None, description="the name to answer under")
+
+
+class TinyModel(_Model):
+    """A deterministic decoder of a few layers with made-up weights, for trying things out."""
+
+    engine: Literal["tiny"]
+    model: str = Field(default="tiny", description="the name to answer under")
+
+
+ModelConfig = Annotated[
+    LlamacppModel | TransformersModel | VllmModel | OpenAIModel | RecordedModel | TinyModel,
+    Field(discriminator="engine"),
+]
+
+
+class QualityGoal(_Section):
+    """Hold this share of the strong model's quality, with this confidence, at the least cost."""
+
+    quality: _Share
+    confidence: float = Field(default=0.9, gt=0, lt=1)
+
+
+class StrongShareGoal(_Section):
+    """Send this share of the queries to the strong model."""
+
+    strong_share: _Share
+
+
+class CostGoal(_Section):
+    """Spend at most this many USD per 1,000 queries."""
+
+    usd_per_1k: float = Field(ge=0)
+
+
+class ThresholdGoal(_Section):
+    """Keep when ``p_success`` is at least this."""
+
+    threshold: _Share
+
+
+class DomainFromHeader(_Section):
+    """The domain stands in a header of each request."""
+
+    header: str = Field(pattern=r"^[A-Za-z0-9-]+$")
+
+
+_GOALS = ("quality", "strong_share", "usd_per_1k", "threshold")
+
+
+def _goal_tag(goal: Any) -> str | None:
+    keys = [
+        key for key in _GOALS if (key in goal if isinstance(goal, Mapping) else hasattr(goal, key))
+    ]
+    return f"<{keys[0]}>" if len(keys) == 1 else None
+
+
+def _domain_tag(domain: Any) -> str:
+    return "<header>" if isinstance(domain, Mapping | DomainFromHeader) else "<name>"
+
+
+Goal = Annotated[
+    Annotated[QualityGoal, Tag("<quality>")]
+    | Annotated[StrongShareGoal, Tag("<strong_share>")]
+    | Annotated[CostGoal, Tag("<usd_per_1k>")]
+    | Annotated[ThresholdGoal, Tag("<threshold>")],
+    Discriminator(
+        _goal_tag,
+        custom_error_type="goal",
+        custom_error_message=f"must have exactly one of {', '.join(_GOALS)}",
+    ),
+]
+_Domain = Annotated[
+    Annotated[str, Field(min_length=1), Tag("<name>")]
+    | Annotated[DomainFromHeader, Tag("<header>")],
+    Discriminator(_domain_tag),
+]
+
+
+class RouteConfig(_Section):
+    """A weak model, the strong ones behind it, and what to decide between them by."""
+
+    weak: str = Field(description="model tried first; foretell must be able to read it")
+    strong: tuple[str, ...] = Field(min_length=1, description="in order: fallbacks")
+    router: RouterName = "probe"
+    goal: Goal = QualityGoal(quality=0.95)
+    domain: _Domain | None = Field(default=None, description="absent: the nearest trained domain")
+    explore: _Share = Field(default=0.0, description="random share that keeps labels honest")
+    on_decline: Literal["strong", "weak"] = Field(
+        default="strong", description="who answers without a usable estimate"
+    )
+
+
+class StoreConfig(_Section):
+    """Where observations, outcomes and vectors are kept."""
+
+    url: Annotated[str, AfterValidator(_without_password)] = "sqlite:///foretell.db"
+    vectors: Path = Path("vectors")
+
+
+class ServerConfig(_Section):
+    """The gateway."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8400, ge=0, le=65535, description="0 takes any free one")
+    api_keys_env: _VariableName | None = Field(
+        default=None, description="variable that holds the callers' keys, separated by commas"
+    )
+    max_body_mb: float = Field(default=8, gt=0)
+
+
+class ProbesConfig(_Section):
+    """Where trained probes are kept."""
+
+    dir: Path = Path("probes")
+
+
+class Config(BaseSettings):
+    """All settings of foretell; relative paths start at the working directory."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="FORETELL_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+
+    schema_version: Literal[1] = 1
+    models: dict[str, ModelConfig] = Field(min_length=1)
+    routes: dict[str, RouteConfig] = Field(default_factory=dict[str, RouteConfig])
+    store: StoreConfig = StoreConfig()
+    server: ServerConfig = ServerConfig()
+    probes: ProbesConfig = ProbesConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 (the caller passes it by name)
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before the file, whose values ``load_config`` passes in."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _routes_fit_models(self) -> Config:
+        if problems := [
+            problem
+            for name, route in self.routes.items()
+            for problem in _route_problems(name, route, self.models)
+        ]:
+            raise ConfigError("\n".join(problems))
+        return self
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and check ``foretell.yaml``.
+
+    Raises ``ConfigError`` with one line per problem, each naming the path of its field, such as
+    ``models.small.threads``. Values are not repeated: one of them may be a secret.
+    """
+    path = Path(path)
+    try:
+        settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "unreadable"
+        raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from None
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise ConfigError(f"{path} must hold settings by name, such as 'models:' and 'routes:'")
+    try:
+        return Config(**settings)
+    except ConfigError as error:
+        raise ConfigError(_located(path, str(error).splitlines())) from None
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        raise ConfigError(_located(path, [_problem(detail) for detail in details])) from None
+    except SettingsError as error:
+        raise ConfigError(f"an environment variable FORETELL_… cannot be used: {error}") from None
+
+
+def config_json_schema() -> dict[str, Any]:
+    """The JSON Schema of ``foretell.yaml``, for editors."""
+    return Config.model_json_schema()
+
+
+def secret(variable: str) -> str:
+    """The secret that an environment variable holds, as named by a setting ``…_env``.
+
+    Raises ``ConfigError`` when the variable is not set or empty.
+    """
+    if value := os.environ.get(variable):
+        return value
+    raise ConfigError(f"the environment variable {variable} is not set; export it and try again")
+
+
+def _route_problems(name: str, route: RouteConfig, models: Mapping[str, ModelConfig]) -> list[str]:
+    known = f"known are {', '.join(sorted(models))}"
+    problems: list[str] = []
+    if name in models:
+        problems.append(
+            f"routes.{name}: a model has this name, too; callers could not tell them apart"
+        )
+    if route.weak not in models:
+        problems.append(f"routes.{name}.weak: no model is called {route.weak!r}; {known}")
+    elif models[route.weak].engine == "openai":
+        problems.append(
+            f"routes.{name}.weak: {route.weak!r} is behind an API, which exposes no activations; "
+            "use a model on another engine"
+        )
+    for position, strong in enumerate(route.strong):
+        where = f"routes.{name}.strong.{position}"
+        if strong not in models:
+            problems.append(f"{where}: no model is called {strong!r}; {known}")
+        elif strong == route.weak:
+            problems.append(f"{where}: {strong!r} is the weak model, too; escalating needs another")
+        elif strong in route.strong[:position]:
+            problems.append(f"{where}: {strong!r} is in the list already")
+    return problems
+
+
+def _located(path: Path, problems: list[str]) -> str:
+    return "\n".join(f"{path}: {problem}" for problem in problems)
+
+
+def _problem(detail: ErrorDetails) -> str:
+    """One sentence about what pydantic found."""
+    location = [str(part) for part in detail["loc"]]
+    if location[0] == "models" and len(location) > 3:
+        del location[2]  # which engine's settings were tried: no key of the file
+    field = ".".join(part for part in location if not part.startswith("<"))
+    match detail["type"]:
+        case "extra_forbidden" if re.search(r"key$|secret|token$|password", location[-1]):
+            return f"{field} is unknown; name the variable that holds a secret in api_key_env"
+        case "extra_forbidden":
+            return f"{field} is unknown; remove it, or correct its spelling"
+        case "missing":
+            return f"{field} is missing"
+        case "union_tag_not_found":
+            return f"{field}.engine is missing"
+        case "union_tag_invalid":
+            expected = detail.get("ctx", {}).get("expected_tags", "")
+            return f"{field}.engine is unknown; use one of {expected}"
+        case "goal" | "variable_name" | "model_reference" | "password":
+            return f"{field} {detail['msg']}"
+        case _:
+            return f"{field}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"

@@ -1,0 +1,155 @@
+"""Models by configuration: engines that can be read, and models that only answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Protocol
+
+from foretell.config import (
+    LlamacppModel,
+    ModelConfig,
+    OpenAIModel,
+    Price,
+    RecordedModel,
+    TinyModel,
+    secret,
+)
+from foretell.errors import EngineUnavailableError
+from foretell.prefill import PrefillEngine, Progress, requantise, resolve_weights
+from foretell.records import Answer, Message, Sampling
+
+OnText = Callable[[str], None]
+
+
+class AnsweringModel(Protocol):
+    """A model that answers; what it shows of itself is nobody's business."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def price(self) -> Price | None: ...
+
+    def answer(
+        self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None = None
+    ) -> Answer:
+        """Answer whole; ``on_text`` is told the text piece by piece as it comes."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_engine(config: ModelConfig, *, progress: Progress | None = None) -> PrefillEngine:
+    """The engine of a model whose activations can be read.
+
+    Raises ``EngineUnavailableError`` for a model behind an API, an engine that is not installed,
+    or one that this version does not have.
+    """
+    match config:
+        case LlamacppModel():
+            return _open_llamacpp(config, progress)
+        case TinyModel():
+            from foretell.prefill.engines.tiny import TinyEngine
+
+            return TinyEngine()
+        case RecordedModel():
+            from foretell.prefill.engines.recorded import RecordedEngine
+
+            return RecordedEngine(config.path)
+        case OpenAIModel():
+            raise EngineUnavailableError(
+                f"{config.model!r} is behind an API, which exposes no activations; "
+                "use a model on another engine"
+            )
+        case _:
+            raise EngineUnavailableError(
+                f"this version has no engine {config.engine!r}; use llamacpp"
+            )
+
+
+def _open_llamacpp(config: LlamacppModel, progress: Progress | None) -> PrefillEngine:
+    from foretell.prefill.engines.llamacpp import LlamaCppEngine
+
+    weights = resolve_weights(config.model, progress=progress)
+    if config.requantise:
+        weights = requantise(weights, progress=progress)
+    return LlamaCppEngine(
+        weights.path,
+        weights_sha256=weights.sha256,
+        source=weights.source,
+        revision=weights.revision,
+        threads=config.threads,
+        context_tokens=config.context_tokens,
+        parallel=config.parallel,
+    )
+
+
+def open_model(
+    name: str, config: ModelConfig, *, progress: Progress | None = None
+) -> AnsweringModel:
+    """A model that answers, whatever serves it."""
+    if isinstance(config, OpenAIModel):
+        return ApiModel(name, config)
+    if isinstance(config, RecordedModel):
+        from foretell.prefill.engines.recorded import RecordedAnswers
+
+        return ReplayedModel(name, RecordedAnswers(config.path), config.price)
+    return EngineModel(name, open_engine(config, progress=progress), config.price)
+
+
+class EngineModel:
+    """A model on one of our engines, used only for its answers."""
+
+    def __init__(self, name: str, engine: PrefillEngine, price: Price | None) -> None:
+        self.name = name
+        self.price = price
+        self.engine = engine
+
+    def answer(
+        self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None = None
+    ) -> Answer:
+        """Prefill without reading anything, then decode."""
+        prompt = self.engine.render(messages)
+        with self.engine.prefill(prompt, answer_tokens=sampling.max_tokens) as prefill:
+            return drain(prefill.decode(sampling), on_text)
+
+    def close(self) -> None:
+        """Close the engine."""
+        self.engine.close()
+
+
+class ReplayedModel:
+    """Recorded answers of a model that is not here."""
+
+    def __init__(self, name: str, answers: RecordedAnswers, price: Price | None) -> None:
+        self.name = name
+        self.price = price
+        self._answers = answers
+
+    def answer(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,  # noqa: ARG002 - a recording answers the way it did
+        on_text: OnText | None = None,
+    ) -> Answer:
+        """The recorded answer; ``InputError`` for messages that were not recorded."""
+        answer = self._answers.answer(messages)
+        if on_text is not None:
+            on_text(answer.text)
+        return answer
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def drain(generation: Generation, on_text: OnText | None = None) -> Answer:
+    """Read a generation to its end, telling ``on_text`` each piece; gives up when that raises."""
+    try:
+        for piece in generation:
+            if on_text is not None:
+                on_text(piece)
+        return generation.answer()
+    except BaseException:
+        generation.close()
+        raise

@@ -1,0 +1,138 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foretell.errors import InputError
+from foretell.policy import decide
+from foretell.records import Estimate
+
+chances = st.floats(0, 1)
+draws = st.floats(0, 1, exclude_max=True)
+roles = st.sampled_from(["weak", "strong"])
+
+
+def estimate(p_success: float, p_strong: float | None = None) -> Estimate:
+    return Estimate(score=0.0, p_success=p_success, router="probe geo@1", p_strong=p_strong)
+
+
+@given(chances, chances, chances)
+def test_raising_the_bar_never_keeps_more(p, bar, other):
+    low, high = sorted([bar, other])
+    if decide(estimate(p), keep_at=low).action == "escalate":
+        assert decide(estimate(p), keep_at=high).action == "escalate"
+
+
+@given(chances, chances, chances)
+def test_a_likelier_success_is_never_escalated_when_a_less_likely_one_is_kept(p, other, bar):
+    low, high = sorted([p, other])
+    if decide(estimate(low), keep_at=bar).action == "keep":
+        assert decide(estimate(high), keep_at=bar).action == "keep"
+
+
+@given(chances)
+def test_a_tie_is_kept(p):
+    assert decide(estimate(p), keep_at=p).action == "keep"
+
+
+@given(chances, st.floats(1, 10, exclude_min=True))
+def test_a_bar_above_one_keeps_nothing(p, bar):
+    assert decide(estimate(p), keep_at=bar).serve == "strong"
+
+
+@given(chances, chances)
+def test_keep_is_served_by_the_weak_model_and_escalate_by_the_strong(p, bar):
+    decision = decide(estimate(p), keep_at=bar)
+    assert (decision.action, decision.serve) in {("keep", "weak"), ("escalate", "strong")}
+
+
+@given(chances, chances, chances, draws)
+def test_exploring_flips_exactly_the_draws_below_its_share(p, bar, explore, draw):
+    plain = decide(estimate(p), keep_at=bar)
+    decision = decide(estimate(p), keep_at=bar, explore=explore, draw=draw)
+    if draw < explore:
+        assert decision.action == "explore"
+        assert decision.serve != plain.serve
+    else:
+        assert decision == plain
+
+
+@given(st.none() | chances, chances, roles, roles, draws)
+def test_an_override_is_followed_whatever_else_is_said(p, bar, override, on_decline, draw):
+    decision = decide(
+        None if p is None else estimate(p),
+        keep_at=bar,
+        on_decline=on_decline,
+        override=override,
+        explore=1,
+        draw=draw,
+    )
+    assert (decision.action, decision.serve, decision.p_success) == ("pinned", override, p)
+
+
+@given(chances, roles, draws)
+def test_without_an_estimate_the_declared_model_serves_and_nothing_is_explored(bar, role, draw):
+    decision = decide(None, keep_at=bar, on_decline=role, explore=1, draw=draw)
+    assert (decision.action, decision.serve, decision.p_success) == ("declined", role, None)
+    assert decision.reason == (
+        f"there is no estimate for this query, so the {role} model serves it"
+    )
+
+
+def test_a_decision_carries_the_numbers_of_its_estimate():
+    decision = decide(estimate(0.4, p_strong=0.9), keep_at=0.5)
+    assert (decision.p_success, decision.p_strong, decision.gain, decision.keep_at) == (
+        0.4,
+        0.9,
+        0.5,
+        0.5,
+    )
+    assert decision.router == "probe geo@1"
+
+
+@pytest.mark.parametrize(
+    ("p", "bar", "reason"),
+    [
+        (0.831, 0.6, "p_success 0.83 is at least the bar of 0.60"),
+        (0.5, 0.5, "p_success 0.50 is at least the bar of 0.50"),
+        (0.5999, 0.6, "p_success 0.5999 is below the bar of 0.6000"),
+    ],
+)
+def test_the_reason_says_the_numbers_so_that_they_can_be_told_apart(p, bar, reason):
+    assert decide(estimate(p), keep_at=bar).reason == reason
+
+
+def test_an_explored_query_says_what_it_would_have_been():
+    decision = decide(estimate(0.8), keep_at=0.6, explore=0.02, draw=0.01)
+    assert decision.reason == (
+        "p_success 0.80 is at least the bar of 0.60, but one query in 50 explores the other side"
+    )
+
+
+@given(chances, chances)
+def test_the_reason_never_shows_unequal_numbers_as_equal(p, bar):
+    words = decide(estimate(p), keep_at=bar).reason.split()
+    assert (words[1] == words[-1]) == (p == bar)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"keep_at": math.nan}, "keep_at is nan"),
+        ({"keep_at": -0.1}, "keep_at is -0.1"),
+        ({"keep_at": math.inf}, "keep_at is inf"),
+        ({"keep_at": 0.5, "explore": 1.5, "draw": 0.5}, "explore is 1.5"),
+        ({"keep_at": 0.5, "explore": 0.1}, "pass draw"),
+        ({"keep_at": 0.5, "explore": 0.1, "draw": 1.0}, "draw is 1.0"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(arguments, says):
+    with pytest.raises(InputError, match=says):
+        decide(estimate(0.5), **arguments)
+
+
+@pytest.mark.parametrize("p", [math.nan, -0.1, 1.1])
+def test_an_estimate_that_is_no_chance_is_refused_with_its_maker(p):
+    with pytest.raises(InputError, match="probe geo@1 gave p_success"):
+        decide(estimate(p), keep_at=0.5)

@@ -1,0 +1,264 @@
+"""A saved probe comes back whole, or not at all."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from foretell.errors import InputError, ProbeFileError, ProbeMismatchError
+from foretell.probes import (
+    LabelDefinition,
+    describe,
+    hash_training_data,
+    load_probe,
+    save_probe,
+)
+from foretell.records import ReadPoint
+
+POINT = ReadPoint(1, "mean")
+
+
+@pytest.fixture
+def folder(selection, card, tmp_path):
+    save_probe(selection.probe, card, tmp_path / "probes" / "geo-3")
+    return tmp_path / "probes" / "geo-3"
+
+
+def test_a_loaded_probe_predicts_bit_for_bit_what_the_saved_one_does(folder, selection, data):
+    loaded = load_probe(folder).probe
+    activations = data.activations[POINT]
+    assert np.array_equal(loaded.p_success(activations), selection.probe.p_success(activations))
+    assert np.array_equal(loaded.coordinates(activations), selection.probe.coordinates(activations))
+    assert loaded.score(activations[0]) == selection.probe.score(activations[0])
+
+
+def test_a_card_comes_back_as_it_was_written(selection, card, tmp_path):
+    written = save_probe(selection.probe, card, tmp_path / "p")
+    assert load_probe(tmp_path / "p").card == written
+    assert written == replace(card, weights_sha256=written.weights_sha256)
+    assert len(written.weights_sha256) == 64
+
+
+def test_a_card_tells_where_the_probe_comes_from(card, selection, data):
+    assert card.name == "geo@3"
+    assert card.created == "2026-01-02T03:04:05+00:00"
+    assert card.model == data.model
+    assert (card.domain, card.read_point, card.kind) == ("geo", POINT, "linear")
+    assert card.label == LabelDefinition(metric="json_field", source="code")
+    assert (card.n_train, card.n_positive) == (200, data.weak.sum())
+    assert card.base_rate == data.weak.mean()
+    assert card.sweep == selection.sweep
+    assert card.training_data_sha256 == hash_training_data(data, POINT)
+    assert set(card.library_versions) == {"foretell", "numpy", "scikit-learn", "scipy"}
+
+
+def test_only_the_two_files_are_left_and_others_may_read_them(folder):
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "weights.safetensors"]
+    assert [path.name for path in folder.parent.iterdir()] == ["geo-3"]
+    assert folder.stat().st_mode & 0o055 == 0o055
+
+
+def test_a_probe_is_not_overwritten_unless_asked(folder, selection, card):
+    with pytest.raises(ProbeFileError, match="exists already"):
+        save_probe(selection.probe, card, folder)
+    save_probe(selection.probe, replace(card, version=4), folder, replace_existing=True)
+    assert load_probe(folder).card.version == 4
+    assert [path.name for path in folder.parent.iterdir()] == ["geo-3"]
+
+
+@pytest.mark.parametrize("failing_write", [1, 2])
+def test_a_save_that_fails_leaves_the_old_probe_and_nothing_else(
+    folder, selection, card, monkeypatch, failing_write
+):
+    writes = []
+
+    def fail(descriptor):
+        writes.append(descriptor)
+        if len(writes) == failing_write:
+            raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(ProbeFileError, match="disk full"):
+        save_probe(selection.probe, replace(card, version=4), folder, replace_existing=True)
+    assert load_probe(folder).card.version == 3
+    assert [path.name for path in folder.parent.iterdir()] == ["geo-3"]
+
+
+def test_a_swap_that_fails_puts_the_old_probe_back(folder, selection, card, monkeypatch):
+    rename = type(folder).rename
+
+    def fail(path, target):
+        if ".new-" in path.name:
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(type(folder), "rename", fail)
+    with pytest.raises(ProbeFileError, match="cannot write the probe"):
+        save_probe(selection.probe, card, folder, replace_existing=True)
+    assert load_probe(folder).card.version == 3
+    assert [path.name for path in folder.parent.iterdir()] == ["geo-3"]
+
+
+def test_a_place_that_cannot_be_written_is_named(selection, card, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ProbeFileError, match="cannot write a probe beside"):
+        save_probe(selection.probe, card, tmp_path / "file" / "p")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"read_point": ReadPoint(0)},
+        {"components": 5},
+        {"calibration": None},
+    ],
+)
+def test_a_card_of_another_probe_is_refused_before_anything_is_written(
+    selection, card, tmp_path, change
+):
+    with pytest.raises(InputError, match="describe the probe that is being saved"):
+        save_probe(selection.probe, replace(card, **change), tmp_path / "p")
+    assert not list(tmp_path.iterdir())
+
+
+def edit_card(folder, **changes):
+    path = folder / "card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_weights(folder, **changes):
+    """Change tensors and promise the new hash, so that only the later checks can notice."""
+    from hashlib import sha256
+
+    path = folder / "weights.safetensors"
+    tensors = {**load_file(path), **changes}
+    save_file({name: value for name, value in tensors.items() if value is not None}, path)
+    edit_card(folder, weights_sha256=sha256(path.read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize("name", ["card.json", "weights.safetensors"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(ProbeFileError, match=f"cannot read .*{name}"):
+        load_probe(folder)
+
+
+def test_a_single_flipped_bit_is_noticed(folder):
+    path = folder / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ProbeFileError, match=r"weights\.safetensors has SHA-256 .* card promises"):
+        load_probe(folder)
+
+
+def test_weights_that_are_no_safetensors_file_are_named(folder):
+    from hashlib import sha256
+
+    (folder / "weights.safetensors").write_bytes(b"\x80\x04pickle")
+    edit_card(folder, weights_sha256=sha256(b"\x80\x04pickle").hexdigest())
+    with pytest.raises(ProbeFileError, match="is not a safetensors file"):
+        load_probe(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"offset": None}, "holds no tensor 'offset'"),
+        ({"weight": np.ones(5, np.float32)}, r"weight is float32 \(5,\); its card promises"),
+        ({"weight": np.ones(24)}, "weight is float64"),
+        ({"bias": np.array([np.nan])}, "weights.safetensors: the probe's bias is nan"),
+        ({"weight": np.full(24, np.inf, np.float32)}, "weight holds numbers that are not finite"),
+    ],
+)
+def test_tensors_other_than_promised_are_named(folder, changes, complaint):
+    edit_weights(folder, **changes)
+    with pytest.raises(ProbeFileError, match=complaint):
+        load_probe(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"schema_version": 2}, "schema version 2; this foretell reads 1, so upgrade"),
+        ({"schema_version": None}, "schema version None"),
+        ({"n_train": "many"}, "card.json: n_train: .*integer"),
+        ({"surprise": 1}, "card.json: surprise"),
+        ({"base_rate": float("nan")}, "card.json: base_rate"),
+        ({"read_point": {"layer": -1, "pooling": "last"}}, "card.json: layers count from 0"),
+        ({"calibration": {"slope": -1.0, "intercept": 0.0}}, "card.json: a calibration"),
+    ],
+)
+def test_a_card_that_is_not_one_is_named_with_its_field(folder, changes, complaint):
+    edit_card(folder, **changes)
+    with pytest.raises(ProbeFileError, match=complaint):
+        load_probe(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", ""])
+def test_a_card_that_is_not_a_json_object_is_named(folder, content):
+    (folder / "card.json").write_text(content)
+    with pytest.raises(ProbeFileError, match=r"card\.json"):
+        load_probe(folder)
+
+
+def test_a_probe_serves_the_same_weights_in_any_engine(card):
+    card.check_serves(card.model)
+    card.check_serves(replace(card.model, engine="another"), domain="geo")
+
+
+@pytest.mark.parametrize("field", ["weights_sha256", "chat_template_sha256"])
+def test_a_probe_refuses_other_weights_and_another_template(card, field):
+    served = replace(card.model, **{field: "f" * 64})
+    with pytest.raises(
+        ProbeMismatchError, match=r"probe geo@3 .*aaaa.* but .*ffff.*refit"
+    ) as caught:
+        card.check_serves(served)
+    assert str(card.model) in str(caught.value)
+
+
+def test_a_probe_refuses_another_domain(card):
+    with pytest.raises(ProbeMismatchError, match="domain 'geo' but domain 'maths'"):
+        card.check_serves(card.model, domain="maths")
+
+
+def test_the_training_hash_ignores_row_order_and_notices_everything_else(data):
+    whole = hash_training_data(data, POINT)
+    assert hash_training_data(data.take(np.arange(200)[::-1]), POINT) == whole
+    assert hash_training_data(data.take(np.arange(199)), POINT) != whole
+    assert hash_training_data(replace(data, weak=1 - data.weak), POINT) != whole
+    assert hash_training_data(replace(data, groups=data.ids), POINT) != whole
+    assert hash_training_data(data, ReadPoint(0, "mean")) != whole
+
+
+def test_a_card_needs_a_model_and_a_time_zone_and_is_written_in_utc(selection, data):
+    parts = {
+        "id": "geo",
+        "version": 1,
+        "domain": "geo",
+        "label": LabelDefinition(metric="m", source="code"),
+    }
+    now = datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=2)))
+    assert describe(selection, data, **parts, now=now).created == "2025-12-31T23:00:00+00:00"
+    with pytest.raises(InputError, match="names no model"):
+        describe(selection, replace(data, model=None), **parts, now=datetime.now(UTC))
+    with pytest.raises(InputError, match="no time zone"):
+        describe(selection, data, **parts, now=datetime(2026, 1, 1))
+
+
+def test_loading_and_predicting_import_neither_scikit_learn_nor_scipy(folder):
+    program = f"""
+import sys
+import numpy as np
+from foretell.probes import load_probe
+saved = load_probe({str(folder)!r})
+assert 0 < saved.probe.p_success(np.zeros(saved.probe.width, np.float32)) < 1
+heavy = {{"sklearn", "scipy", "torch", "pandas", "pyarrow"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

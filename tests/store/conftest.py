@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from foretell.records import (
+    Answer,
+    FirstToken,
+    ModelIdentity,
+    Observation,
+    Query,
+    ReadPoint,
+    Role,
+    Usage,
+)
+from foretell.store import Store
+
+WIDTH = 4
+
+
+@pytest.fixture
+def identity() -> ModelIdentity:
+    return ModelIdentity(
+        source="tiny",
+        weights_sha256="a" * 64,
+        chat_template_sha256="b" * 64,
+        engine="tiny",
+        n_layers=2,
+        width=WIDTH,
+    )
+
+
+@pytest.fixture
+def observe(identity: ModelIdentity) -> Callable[..., Observation]:
+    """Makes the observation of a query; activations follow from its id, which is a number."""
+
+    def make(
+        query_id: str,
+        role: Role = "weak",
+        *,
+        text: str = "Paris",
+        prompt: str | None = None,
+        api_model: str | None = None,
+        points: tuple[ReadPoint, ...] = (ReadPoint(0), ReadPoint(1, "mean")),
+        query: dict[str, Any] | None = None,
+        **others: Any,
+    ) -> Observation:
+        by_api = role == "strong" or api_model is not None
+        fields: dict[str, Any] = {
+            "domain": "geo",
+            "model": None if by_api else identity,
+            "activations": {}
+            if by_api
+            else {
+                point: np.arange(WIDTH, dtype=np.float32) + float(query_id) + 100 * point.layer
+                for point in points
+            },
+        }
+        return Observation(
+            query=Query(
+                id=query_id,
+                messages=({"role": "user", "content": prompt or f"question {query_id}"},),
+                **(query or {}),
+            ),
+            role=role,
+            answer=Answer(
+                text=text,
+                model=api_model or ("big-1" if by_api else "tiny"),
+                finish_reason="stop",
+                usage=Usage(prompt_tokens=30, completion_tokens=5, cached_tokens=20),
+                mean_logprob=-0.5,
+            ),
+            **{**fields, **others},
+        )
+
+    return make
+
+
+@pytest.fixture
+def first_token() -> FirstToken:
+    return FirstToken(entropy=1.5, margin=0.25, probability=0.5)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(f"sqlite:///{tmp_path}/foretell.db", tmp_path / "vectors") as opened:
+        yield opened
