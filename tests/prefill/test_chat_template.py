@@ -1,3 +1,4 @@
+import json
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from foretell.errors import InputError, ModelFileError
 from foretell.prefill import ChatTemplate
 
 TEMPLATES = Path(__file__).parent / "templates"
+REFERENCE = json.loads((TEMPLATES / "renderings.json").read_bytes())
 MARKS = {
     "gemma": ("<bos>", "<eos>"),
     "llama3": ("<|begin_of_text|>", "<|eot_id|>"),
@@ -76,6 +78,21 @@ def test_a_conversation_is_written_as_its_model_was_trained(name, text, own):
     assert prompt.text == text
     assert prompt.text[prompt.own_start :] == own
     assert prompt.answer_start == '{"country": "'
+
+
+@pytest.mark.parametrize(
+    "rendering", REFERENCE["renderings"], ids=lambda r: f"{r['template']}-{r['case']}"
+)
+def test_a_rendering_is_what_transformers_renders(rendering):
+    source = (TEMPLATES / f"{rendering['template']}.jinja").read_bytes().decode()
+    case = REFERENCE["cases"][rendering["case"]]
+    ours = ChatTemplate(
+        source,
+        bos_token=REFERENCE["bos_token"],
+        eos_token=REFERENCE["eos_token"],
+        now=datetime.fromisoformat(REFERENCE["date"]),
+    )
+    assert ours.render(case["messages"], case["tools"]).text == rendering["text"]
 
 
 def test_qwen_is_told_of_tools_and_of_what_they_replied():

@@ -4,7 +4,12 @@ import json
 import numpy as np
 import pytest
 
-from foretell.errors import ContextOverflowError, InputError, UnknownReadPointError
+from foretell.errors import (
+    CancelledError,
+    ContextOverflowError,
+    InputError,
+    UnknownReadPointError,
+)
 from foretell.prefill import Prompt
 from foretell.prefill.engines.recorded import (
     RecordedAnswers,
@@ -156,6 +161,15 @@ def test_an_answer_kept_as_one_text_is_not_cut_at_tokens_nobody_counted(tmp_path
         prefill.decode(Sampling(max_tokens=2))
     answer = prefill.decode(Sampling(max_tokens=3, stop=("ri",))).answer()
     assert (answer.text, answer.finish_reason, answer.mean_logprob) == ("Aust", "stop", None)
+
+
+def test_an_answer_that_was_given_up_says_so(path):
+    replay = RecordedEngine(path)
+    generation = replay.prefill(replay.render(CONVERSATIONS[0])).decode(Sampling(max_tokens=9))
+    next(iter(generation))
+    generation.close()
+    with pytest.raises(CancelledError, match="given up"):
+        generation.answer()
 
 
 def test_what_was_not_recorded_is_refused(path):

@@ -156,9 +156,18 @@ def test_the_mean_log_probability_is_that_of_the_tokens(engine):
 def test_an_answer_that_was_given_up_says_so(engine):
     prefill = engine.prefill(engine.render([{"role": "user", "content": "Hi"}]), answer_tokens=9)
     generation = prefill.decode(Sampling(max_tokens=9))
+    next(iter(generation))
     generation.close()
     with pytest.raises(CancelledError, match="given up"):
         generation.answer()
+
+
+def test_an_answer_may_end_before_max_tokens():
+    engine = TinyEngine(seed=13, layers=2, width=8)  # a seed whose model is brief
+    prefill = engine.prefill(engine.render([{"role": "user", "content": "Hello"}]))
+    answer = prefill.decode(Sampling(max_tokens=40)).answer()
+    assert answer.finish_reason == "stop"
+    assert answer.usage.completion_tokens == len(answer.text) < 40
 
 
 def test_tools_are_part_of_the_prompt(engine):

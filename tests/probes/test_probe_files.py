@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from foretell.errors import InputError, ProbeFileError, ProbeMismatchError
 from foretell.probes import (
+    HeldOut,
     LabelDefinition,
     describe,
     hash_training_data,
@@ -24,8 +25,8 @@ POINT = ReadPoint(1, "mean")
 
 
 @pytest.fixture
-def folder(selection, card, tmp_path):
-    save_probe(selection.probe, card, tmp_path / "probes" / "geo-3")
+def folder(selection, card, tmp_path, held_out):
+    save_probe(selection.probe, card, tmp_path / "probes" / "geo-3", held_out=held_out)
     return tmp_path / "probes" / "geo-3"
 
 
@@ -37,8 +38,20 @@ def test_a_loaded_probe_predicts_bit_for_bit_what_the_saved_one_does(folder, sel
     assert loaded.score(activations[0]) == selection.probe.score(activations[0])
 
 
-def test_a_card_comes_back_as_it_was_written(selection, card, tmp_path):
-    written = save_probe(selection.probe, card, tmp_path / "p")
+def test_what_thresholds_are_chosen_on_comes_back_with_its_gaps(folder, held_out):
+    loaded = load_probe(folder).held_out
+    assert np.array_equal(loaded.p_success, held_out.p_success)
+    assert np.array_equal(loaded.weak, held_out.weak)
+    assert np.array_equal(loaded.strong, held_out.strong, equal_nan=True)
+
+
+def test_held_out_columns_of_different_lengths_are_refused():
+    with pytest.raises(InputError, match="wanted one row for each query"):
+        HeldOut(p_success=np.ones(2), weak=np.ones(2), strong=np.ones(3))
+
+
+def test_a_card_comes_back_as_it_was_written(selection, card, tmp_path, held_out):
+    written = save_probe(selection.probe, card, tmp_path / "p", held_out=held_out)
     assert load_probe(tmp_path / "p").card == written
     assert written == replace(card, weights_sha256=written.weights_sha256)
     assert len(written.weights_sha256) == 64
@@ -63,17 +76,19 @@ def test_only_the_two_files_are_left_and_others_may_read_them(folder):
     assert folder.stat().st_mode & 0o055 == 0o055
 
 
-def test_a_probe_is_not_overwritten_unless_asked(folder, selection, card):
+def test_a_probe_is_not_overwritten_unless_asked(folder, selection, card, held_out):
     with pytest.raises(ProbeFileError, match="exists already"):
-        save_probe(selection.probe, card, folder)
-    save_probe(selection.probe, replace(card, version=4), folder, replace_existing=True)
+        save_probe(selection.probe, card, folder, held_out=held_out)
+    save_probe(
+        selection.probe, replace(card, version=4), folder, held_out=held_out, replace_existing=True
+    )
     assert load_probe(folder).card.version == 4
     assert [path.name for path in folder.parent.iterdir()] == ["geo-3"]
 
 
 @pytest.mark.parametrize("failing_write", [1, 2])
 def test_a_save_that_fails_leaves_the_old_probe_and_nothing_else(
-    folder, selection, card, monkeypatch, failing_write
+    folder, selection, card, monkeypatch, failing_write, held_out
 ):
     writes = []
 
@@ -84,12 +99,18 @@ def test_a_save_that_fails_leaves_the_old_probe_and_nothing_else(
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(ProbeFileError, match="disk full"):
-        save_probe(selection.probe, replace(card, version=4), folder, replace_existing=True)
+        save_probe(
+            selection.probe,
+            replace(card, version=4),
+            folder,
+            held_out=held_out,
+            replace_existing=True,
+        )
     assert load_probe(folder).card.version == 3
     assert [path.name for path in folder.parent.iterdir()] == ["geo-3"]
 
 
-def test_a_swap_that_fails_puts_the_old_probe_back(folder, selection, card, monkeypatch):
+def test_a_swap_that_fails_puts_the_old_probe_back(folder, selection, card, monkeypatch, held_out):
     rename = type(folder).rename
 
     def fail(path, target):
@@ -99,15 +120,15 @@ def test_a_swap_that_fails_puts_the_old_probe_back(folder, selection, card, monk
 
     monkeypatch.setattr(type(folder), "rename", fail)
     with pytest.raises(ProbeFileError, match="cannot write the probe"):
-        save_probe(selection.probe, card, folder, replace_existing=True)
+        save_probe(selection.probe, card, folder, held_out=held_out, replace_existing=True)
     assert load_probe(folder).card.version == 3
     assert [path.name for path in folder.parent.iterdir()] == ["geo-3"]
 
 
-def test_a_place_that_cannot_be_written_is_named(selection, card, tmp_path):
+def test_a_place_that_cannot_be_written_is_named(selection, card, tmp_path, held_out):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ProbeFileError, match="cannot write a probe beside"):
-        save_probe(selection.probe, card, tmp_path / "file" / "p")
+        save_probe(selection.probe, card, tmp_path / "file" / "p", held_out=held_out)
 
 
 @pytest.mark.parametrize(
@@ -119,10 +140,10 @@ def test_a_place_that_cannot_be_written_is_named(selection, card, tmp_path):
     ],
 )
 def test_a_card_of_another_probe_is_refused_before_anything_is_written(
-    selection, card, tmp_path, change
+    selection, card, tmp_path, change, held_out
 ):
     with pytest.raises(InputError, match="describe the probe that is being saved"):
-        save_probe(selection.probe, replace(card, **change), tmp_path / "p")
+        save_probe(selection.probe, replace(card, **change), tmp_path / "p", held_out=held_out)
     assert not list(tmp_path.iterdir())
 
 
@@ -169,6 +190,7 @@ def test_weights_that_are_no_safetensors_file_are_named(folder):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
+        ({"held_out_weak": np.ones(5)}, r"held_out_weak is float64 \(5,\); its card promises"),
         ({"offset": None}, "holds no tensor 'offset'"),
         ({"weight": np.ones(5, np.float32)}, r"weight is float32 \(5,\); its card promises"),
         ({"weight": np.ones(24)}, "weight is float64"),

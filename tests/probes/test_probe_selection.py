@@ -181,3 +181,11 @@ def test_groups_of_one_class_only_are_refused_when_a_fold_has_nothing_to_learn_f
     of_class = tuple("succeeded" if value else "failed" for value in data.weak)
     with pytest.raises(TrainingDataError, match="all of one class"):
         select_linear_probe(replace(data, groups=of_class), **{**QUICK, "folds": 2}, nested=False)
+
+
+def test_too_few_labels_for_the_nested_estimate_are_refused_before_the_fold_is_searched(data):
+    rows = np.concatenate([np.flatnonzero(data.weak == 1)[:11], np.flatnonzero(data.weak == 0)])
+    scarce = data.take(rows)
+    with pytest.raises(TrainingDataError, match=r"without one outer fold, .* nested estimate"):
+        select_linear_probe(scarce, **QUICK)
+    assert select_linear_probe(scarce, **QUICK, nested=False).outcomes.sum() == 11

@@ -92,9 +92,9 @@ def test_routing_data_has_a_row_for_each_weakly_answered_query(store, observe, f
     store.append(
         [
             observe("2", own_tokens=9, first_token=first_token),
-            observe("1", query={"group": "g", "attributes": {"size": "small"}}),
             observe("3", "strong"),
             observe("1", "strong"),
+            observe("1", query={"group": "g", "attributes": {"size": "small"}}),
         ]
     )
     store.put_outcomes(
@@ -139,8 +139,10 @@ def test_people_are_believed_before_code_and_their_votes_averaged(store, observe
     store.append([observe("1")])
     store.put_outcomes([outcome("1", 1), outcome("1", 1, source="judge")])
     assert store.load_routing_data("geo").weak.tolist() == [1]
-    people = [outcome("1", vote, source="human", author=name) for name, vote in ("a0", "b0", "c1")]
-    store.put_outcomes([replace(one, value=float(one.value)) for one in people])
+    votes = {"ann": 0, "bob": 0, "cyd": 1}
+    store.put_outcomes(
+        [outcome("1", vote, source="human", author=name) for name, vote in votes.items()]
+    )
     assert store.load_routing_data("geo").weak.tolist() == [pytest.approx(1 / 3)]
 
 
@@ -195,6 +197,7 @@ def test_one_of_several_metrics_must_be_chosen(store, observe):
     store.put_outcomes([outcome("1", 1), outcome("1", 0, metric="polite")])
     with pytest.raises(TrainingDataError, match="several metrics: polite, right"):
         store.load_routing_data("geo")
+    assert store.metrics("geo") == ["polite", "right"]
     assert store.load_routing_data("geo", metric="polite").weak.tolist() == [0]
     with pytest.raises(TrainingDataError, match="no outcomes by 'terse'; it has polite, right"):
         store.load_routing_data("geo", metric="terse")

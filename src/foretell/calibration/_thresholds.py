@@ -77,7 +77,8 @@ def keep_at_for_quality(
     model's. Without ``confidence`` the goal holds on these queries. With it, it holds for new
     queries of the same kind with at least that probability over the draw of these: thresholds are
     tested from "escalate everything" downwards, each at level ``1 - confidence``, until one fails
-    (fixed-sequence Learn-then-Test: Angelopoulos et al., 2021). See ``_evidence`` for the test.
+    (fixed-sequence Learn-then-Test: Angelopoulos et al., 2021). Each is a
+    betting test for bounded losses (Waudby-Smith and Ramdas, 2024).
 
     Raising ``quality`` or ``confidence`` never lowers the threshold.
 
@@ -154,7 +155,7 @@ class _Curve:
 
 
 def _guaranteed(curve: _Curve, quality: float, confidence: float) -> Threshold:
-    candidates = np.linspace(1.0, 0.0, _STEPS + 1)
+    candidates = np.arange(_STEPS, -1, -1) / _STEPS
     split = curve.escalated(candidates)
     wealth = _log_wealth(curve, quality)[:, split]
     needed = -math.log(1 - confidence)
@@ -193,8 +194,8 @@ def _log_wealth(curve: _Curve, quality: float) -> np.ndarray[tuple[int, int], np
     Markov's inequality it exceeds ``1 / delta`` with probability at most ``delta``: its inverse
     is a valid p-value. This is the betting test of Waudby-Smith and Ramdas (2024), which Bates
     et al. (2021) recommend for bounded losses, in a form that ignores the order of rows. Bounds
-    that look at the mean alone (Hoeffding-Bentkus) need some ten times the labels here, since
-    the margin of an escalated query hardly varies.
+    that look at the mean alone (Hoeffding-Bentkus) need many times the labels here, since the
+    margin of an escalated query hardly varies.
     """
     stakes = _STAKES[:, None]
     kept = np.log1p(stakes * (curve.weak - quality * curve.strong))

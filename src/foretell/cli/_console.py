@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -27,8 +28,13 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2))
 
 
+def print_drawing(drawing: str) -> None:
+    """Lines with ANSI colours on stdout; without them where colours are not wanted."""
+    out.print(Text.from_ansi(drawing), no_wrap=True, overflow="crop")
+
+
 @contextmanager
-def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
+def counting(what: str, total: int) -> Generator[Callable[[], None]]:
     """A progress bar with time left; call what it yields once for each thing done."""
     columns = (
         TextColumn("{task.description}"),
@@ -43,16 +49,20 @@ def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def tracking(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for work that reports ``(done, total)`` itself."""
+def tracking(what: str) -> Generator[Callable[..., None]]:
+    """A progress bar for work that reports ``(done, total)`` itself, and perhaps what begins."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err) as progress:
         task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+        def show(done: int, total: int, now: str = what) -> None:
+            progress.update(task, completed=done, total=total, description=now)
+
+        yield show
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[Callable[[str], None]]:
+def waiting(what: str) -> Generator[Callable[[str], None]]:
     """A spinner for something whose length nobody knows; call it to say what goes on now."""
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=err

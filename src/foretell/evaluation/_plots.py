@@ -47,9 +47,10 @@ _Draw = Callable[[Any], None]
 
 def curve_plot(curves: dict[str, Curve], weak: float, strong: float) -> Markup:
     """Quality by strong-call share; the dashed line is routing at random."""
-    from matplotlib.ticker import PercentFormatter
 
     def draw(axes: Any) -> None:
+        from matplotlib.ticker import PercentFormatter
+
         for (name, curve), colour in zip(curves.items(), PALETTE, strict=False):
             axes.plot(curve.share, curve.quality, color=colour, label=name)
         axes.plot([0, 1], [weak, strong], "--", color=_INK, alpha=0.6, lw=1.4, label="at random")

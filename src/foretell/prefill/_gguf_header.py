@@ -29,10 +29,9 @@ _SCALAR_BYTES = MappingProxyType(
 class TensorEntry:
     """One tensor: where its data lies, and where the header says so.
 
-    ``start`` and ``end`` are positions in the file; both are ``None``-free even for types that
-    are newer than the installed gguf package, whose data is then taken to be empty.
-    ``type_position`` is where the header keeps the type (uint32), followed by the offset
-    (uint64).
+    ``start`` and ``end`` are positions in the file; they coincide for a type that is newer than
+    the installed gguf package. ``type_position`` is where the header keeps the type (uint32),
+    followed by the offset (uint64).
     """
 
     name: str
@@ -72,7 +71,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 header = _Reader(path, data).header()
-            except (struct.error, IndexError):
+            except (struct.error, IndexError, OverflowError):
                 _refuse_truncated(path, size, "its header")
             except UnicodeDecodeError as error:
                 raise _damaged(path, "a name in its header is not text") from error

@@ -142,8 +142,8 @@ class PrefillEngine(Protocol):
         """Evaluate the prompt once; read activations; stop early when the gate says so.
 
         ``answer_tokens`` is the room set aside for the answer: a ``decode`` of up to that many
-        tokens is certain to fit. Raises ``UnknownReadPointError``, ``ContextOverflowError``, ``EngineBusyError`` or
-        ``EngineClosedError``.
+        tokens is certain to fit. Raises ``UnknownReadPointError``, ``ContextOverflowError``,
+        ``EngineBusyError`` or ``EngineClosedError``.
         """
         ...
 

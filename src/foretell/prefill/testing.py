@@ -297,6 +297,15 @@ class EngineContract:
             assert answer.text == plain[: plain.index(stop, start)]
             assert answer.finish_reason == "stop"
 
+    def test_what_only_begins_like_a_stop_string_is_kept(
+        self, subject: EngineUnderTest, engine: PrefillEngine
+    ) -> None:
+        for messages in subject.conversations:
+            plain = _ask(engine, messages, read_points=()).answer
+            sampling = Sampling(max_tokens=_ANSWER, stop=(plain.text[-1] + "\0",))
+            answer = _ask(engine, messages, read_points=(), sampling=sampling).answer
+            assert _words(answer) == _words(plain)
+
     def test_max_tokens_cuts_the_answer(
         self, subject: EngineUnderTest, engine: PrefillEngine
     ) -> None:

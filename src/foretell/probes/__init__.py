@@ -4,13 +4,14 @@ A fitted probe predicts with NumPy alone; only fitting imports scikit-learn.
 """
 
 from foretell.probes._card import LabelDefinition, ProbeCard, describe, hash_training_data
-from foretell.probes._files import SavedProbe, load_probe, save_probe
+from foretell.probes._files import HeldOut, SavedProbe, load_probe, save_probe
 from foretell.probes._honest import Metric
 from foretell.probes._linear import FittedLinearProbe, LinearProbe
 from foretell.probes._selection import Selection, SweepRow, select_linear_probe
 
 __all__ = [
     "FittedLinearProbe",
+    "HeldOut",
     "LabelDefinition",
     "LinearProbe",
     "Metric",

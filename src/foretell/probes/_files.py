@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foretell.errors import InputError, ProbeFileError
 from foretell.probes._card import SCHEMA_VERSION, ProbeCard
@@ -25,16 +26,42 @@ _WEIGHTS = "weights.safetensors"
 _CARD = "card.json"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HeldOut:
+    """What thresholds are chosen on: training queries, each foretold without its own group.
+
+    All three are (n,): the chance foretold, the weak model's success, and the strong one's (NaN
+    where nobody labelled it).
+    """
+
+    p_success: NDArray[np.float64]
+    weak: NDArray[np.float64]
+    strong: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if not (self.p_success.shape == self.weak.shape == self.strong.shape):
+            raise InputError(
+                f"held-out columns have shapes {self.p_success.shape}, {self.weak.shape} and "
+                f"{self.strong.shape}; wanted one row for each query"
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedProbe:
-    """A probe as read from its folder, with its card."""
+    """A probe as read from its folder, with its card, and what its thresholds are chosen on."""
 
     probe: FittedLinearProbe
     card: ProbeCard
+    held_out: HeldOut
 
 
 def save_probe(
-    probe: FittedLinearProbe, card: ProbeCard, folder: Path, *, replace_existing: bool = False
+    probe: FittedLinearProbe,
+    card: ProbeCard,
+    folder: Path,
+    *,
+    held_out: HeldOut,
+    replace_existing: bool = False,
 ) -> ProbeCard:
     """Write the probe to ``folder``, whole or not at all, and return its card as written.
 
@@ -44,6 +71,7 @@ def save_probe(
     Args:
         probe: What to save.
         card: Its card; must be of this probe.
+        held_out: What a threshold for a goal will be chosen on.
         folder: Does not exist yet, unless ``replace_existing``; parents are made.
         replace_existing: Put the new folder in the old one's place. Between two renames nothing
             is there; a crash in between leaves the old one under a name that says so.
@@ -62,6 +90,9 @@ def save_probe(
             "bias": np.array([probe.bias]),
             "projection": probe.projection,
             "offset": probe.offset,
+            "held_out_p_success": held_out.p_success,
+            "held_out_weak": held_out.weak,
+            "held_out_strong": held_out.strong,
         }
     )
     card = replace(card, weights_sha256=hashlib.sha256(weights).hexdigest())
@@ -96,7 +127,8 @@ def load_probe(folder: Path) -> SavedProbe:
     """
     folder = Path(folder)
     card = _read_card(folder / _CARD)
-    return SavedProbe(probe=_read_weights(folder / _WEIGHTS, card), card=card)
+    probe, held_out = _read_weights(folder / _WEIGHTS, card)
+    return SavedProbe(probe=probe, card=card, held_out=held_out)
 
 
 def _require_same(probe: FittedLinearProbe, card: ProbeCard) -> None:
@@ -168,7 +200,7 @@ def _read_card(path: Path) -> ProbeCard:
         raise ProbeFileError(f"{path}: {error}") from error
 
 
-def _read_weights(path: Path, card: ProbeCard) -> FittedLinearProbe:
+def _read_weights(path: Path, card: ProbeCard) -> tuple[FittedLinearProbe, HeldOut]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -188,6 +220,9 @@ def _read_weights(path: Path, card: ProbeCard) -> FittedLinearProbe:
         "bias": ((1,), "float64"),
         "projection": ((card.model.width, card.components), "float32"),
         "offset": ((card.components,), "float32"),
+        "held_out_p_success": ((card.n_train,), "float64"),
+        "held_out_weak": ((card.n_train,), "float64"),
+        "held_out_strong": ((card.n_train,), "float64"),
     }
     for name, (shape, dtype) in wanted.items():
         if name not in tensors:
@@ -199,7 +234,7 @@ def _read_weights(path: Path, card: ProbeCard) -> FittedLinearProbe:
                 f"{shape}"
             )
     try:
-        return FittedLinearProbe(
+        probe = FittedLinearProbe(
             read_point=card.read_point,
             weight=tensors["weight"],
             bias=float(tensors["bias"][0]),
@@ -209,6 +244,12 @@ def _read_weights(path: Path, card: ProbeCard) -> FittedLinearProbe:
         )
     except InputError as error:
         raise ProbeFileError(f"{path}: {error}") from error
+    held_out = HeldOut(
+        p_success=tensors["held_out_p_success"],
+        weak=tensors["held_out_weak"],
+        strong=tensors["held_out_strong"],
+    )
+    return probe, held_out
 
 
 @cache

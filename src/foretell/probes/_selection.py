@@ -130,7 +130,9 @@ def select_linear_probe(
         outcomes=require_outcomes(data.weak[labelled]),
         groups=np.asarray([data.groups[i] for i in labelled]),
         activations={
-            point: require_activations(data.activations[point][labelled], point, len(labelled))
+            point: require_activations(
+                _rows_at(labelled, data.activations[point]), point, len(labelled)
+            )
             for point in points
         },
     )
@@ -310,8 +312,13 @@ def _nested_chances(table: _Table, plan: _Plan) -> Floats:
     outer = _group_folds(table.outcomes, table.groups, plan.folds, plan.seed + 1)
     for test in outer:
         train = _others(len(table.outcomes), test)
-        require_outcomes(table.outcomes[train])
-        require_groups(table.groups[train].tolist(), plan.folds)
+        try:
+            require_outcomes(table.outcomes[train])
+            require_groups(table.groups[train].tolist(), plan.folds)
+        except TrainingDataError as error:
+            raise TrainingDataError(
+                f"without one outer fold, {error} (or do without the nested estimate)"
+            ) from error
         probe = _fit(table, train, _search(table, train, plan))
         p_success[test] = probe.p_success(table.activations[probe.read_point][test])
     return p_success
@@ -332,6 +339,11 @@ def _group_folds(
     from foretell.probes._fitting import group_folds
 
     return group_folds(outcomes >= 0.5, groups, folds, seed)
+
+
+def _rows_at(rows: Rows, column: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The rows asked for; the column itself, not a copy of it, when that is all of them."""
+    return column if len(rows) == len(column) else column[rows]
 
 
 def _others(n: int, rows: Rows) -> Rows:

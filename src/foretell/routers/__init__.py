@@ -2,7 +2,7 @@
 
 from foretell.routers._domain import domain_router
 from foretell.routers._embedding import embedding_router
-from foretell.routers._fixed import ConstantRouter, RandomRouter
+from foretell.routers._fixed import ConstantRouter, FittedConstantRouter, RandomRouter
 from foretell.routers._keyword import KEYWORD_RULES, keyword_router
 from foretell.routers._logistic import FittedLogisticRouter, LogisticRouter
 from foretell.routers._minilm import SentenceEncoder, ensure_sentence_encoder
@@ -20,6 +20,7 @@ __all__ = [
     "ENTRY_POINT_GROUP",
     "KEYWORD_RULES",
     "ConstantRouter",
+    "FittedConstantRouter",
     "FittedLogisticRouter",
     "FittedProbeRouter",
     "FittedRouter",

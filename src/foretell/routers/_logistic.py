@@ -18,7 +18,7 @@ Features = Callable[[RoutingData], Any]
 """Queries to a matrix (queries, features), dense float64 or SciPy sparse, row by row."""
 
 Featuriser = Callable[[RoutingData], Features]
-"""Learns how to make features (a vocabulary, a scale) from training queries, never from outcomes."""
+"""Learns how to make features (a vocabulary, a scale) from queries alone, never from outcomes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,8 @@ class FittedLogisticRouter:
 
     def score(self, data: RoutingData) -> NDArray[np.float64]:
         """Log-odds of success before calibration, one per query."""
+        if not len(data):  # scikit-learn's vectorisers refuse an empty batch
+            return np.empty(0)
         return _log_odds(self.features(data), self.coefficients, self.intercept)
 
     def p_success(self, data: RoutingData) -> NDArray[np.float64]:

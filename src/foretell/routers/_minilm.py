@@ -69,8 +69,8 @@ class SentenceEncoder:
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch(clean)]
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
         vectors = np.empty((len(texts), self.width), np.float32)
-        # Rows of one length share a batch, so nothing is padded. Matrices this small are no faster
-        # on several threads, which would spin beside the model that is being served.
+        # Rows of one length share a batch, so nothing is padded. One thread, since more of them
+        # would spin beside the model that is being served.
         with threadpool_limits(1):
             for length in np.unique(lengths):
                 alike = np.flatnonzero(lengths == length)

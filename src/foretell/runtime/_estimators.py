@@ -1,16 +1,13 @@
-"""Estimates of one query: from its prefill with a probe, or from outside with another router."""
+"""Estimates of one query from outside, by any router that needs only its text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from foretell.prefill import Prefill, PrefillEngine, Prompt
 from foretell.records import Estimate, Message, RoutingData, last_asked
-from foretell.routers import FittedRouter
+from foretell.routers import FittedConstantRouter, FittedRouter
 
 
 class OutsideEstimator:
@@ -19,6 +16,11 @@ class OutsideEstimator:
     def __init__(self, router: FittedRouter, domain: str) -> None:
         self._router = router
         self._domain = domain
+
+    @classmethod
+    def constant(cls, name: str, chance: float, domain: str) -> OutsideEstimator:
+        """The same chance for every query: always keep, or never."""
+        return cls(FittedConstantRouter(name=name, chance=chance), domain)
 
     def estimate(self, messages: Sequence[Message], own_tokens: int) -> Estimate:
         """What the router foretells of one query."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Protocol
 
 from foretell.config import (
@@ -13,11 +12,18 @@ from foretell.config import (
     Price,
     RecordedModel,
     TinyModel,
-    secret,
 )
 from foretell.errors import EngineUnavailableError
-from foretell.prefill import PrefillEngine, Progress, requantise, resolve_weights
-from foretell.records import Answer, Message, Sampling
+from foretell.prefill import (
+    Generation,
+    PrefillEngine,
+    Progress,
+    requantise,
+    resolve_weights,
+)
+from foretell.prefill.engines.recorded import RecordedAnswers
+from foretell.records import Answer, Message, ModelIdentity, Sampling
+from foretell.upstreams import BlockingChat, OpenAIChatModel
 
 OnText = Callable[[str], None]
 
@@ -30,6 +36,20 @@ class AnsweringModel(Protocol):
 
     @property
     def price(self) -> Price | None: ...
+
+    @property
+    def identity(self) -> ModelIdentity | None:
+        """Its weights; ``None`` when they are not ours to see."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """Who really answers, in a few words for people."""
+        ...
+
+    def can_answer(self, messages: Sequence[Message]) -> bool:
+        """Whether it has an answer to this; only a recording may not."""
+        ...
 
     def answer(
         self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None = None
@@ -92,8 +112,6 @@ def open_model(
     if isinstance(config, OpenAIModel):
         return ApiModel(name, config)
     if isinstance(config, RecordedModel):
-        from foretell.prefill.engines.recorded import RecordedAnswers
-
         return ReplayedModel(name, RecordedAnswers(config.path), config.price)
     return EngineModel(name, open_engine(config, progress=progress), config.price)
 
@@ -104,19 +122,57 @@ class EngineModel:
     def __init__(self, name: str, engine: PrefillEngine, price: Price | None) -> None:
         self.name = name
         self.price = price
-        self.engine = engine
+        self.identity = engine.identity
+        self.description = f"{engine.identity.source}, running here ({engine.identity.engine})"
+        self._engine = engine
+
+    def can_answer(self, messages: Sequence[Message]) -> bool:  # noqa: ARG002
+        """It tries everything."""
+        return True
 
     def answer(
         self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None = None
     ) -> Answer:
         """Prefill without reading anything, then decode."""
-        prompt = self.engine.render(messages)
-        with self.engine.prefill(prompt, answer_tokens=sampling.max_tokens) as prefill:
+        prompt = self._engine.render(messages)
+        with self._engine.prefill(prompt, answer_tokens=sampling.max_tokens) as prefill:
             return drain(prefill.decode(sampling), on_text)
 
     def close(self) -> None:
         """Close the engine."""
-        self.engine.close()
+        self._engine.close()
+
+
+class ApiModel:
+    """A model behind an OpenAI-compatible API."""
+
+    def __init__(self, name: str, config: OpenAIModel) -> None:
+        self.name = name
+        self.price = config.price
+        self.identity = None
+        self.description = f"{config.model} at {config.base_url}"
+        self._chat = BlockingChat(
+            OpenAIChatModel(
+                name=name,
+                base_url=config.base_url,
+                model=config.model,
+                api_key_env=config.api_key_env,
+            )
+        )
+
+    def can_answer(self, messages: Sequence[Message]) -> bool:  # noqa: ARG002
+        """It tries everything."""
+        return True
+
+    def answer(
+        self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None = None
+    ) -> Answer:
+        """Its answer, streamed; raises ``UpstreamError`` when it does not give a whole one."""
+        return self._chat.chat(messages, sampling, on_text=on_text)
+
+    def close(self) -> None:
+        """Give up calls under way and close the connections."""
+        self._chat.close()
 
 
 class ReplayedModel:
@@ -125,7 +181,13 @@ class ReplayedModel:
     def __init__(self, name: str, answers: RecordedAnswers, price: Price | None) -> None:
         self.name = name
         self.price = price
+        self.identity = None
+        self.description = f"recordings of {answers.name}, made earlier"
         self._answers = answers
+
+    def can_answer(self, messages: Sequence[Message]) -> bool:
+        """Whether these messages were recorded."""
+        return messages in self._answers
 
     def answer(
         self,

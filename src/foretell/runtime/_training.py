@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from foretell.errors import InputError, ProbeFileError
+import numpy as np
+
+from foretell.errors import ProbeFileError, TrainingDataError
 from foretell.probes import (
+    HeldOut,
     LabelDefinition,
     ProbeCard,
     SavedProbe,
@@ -37,18 +40,36 @@ def train_probe(
     folder: Path,
     *,
     now: datetime,
+    metric: str | None = None,
     seed: int = 0,
     nested: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
     """Select, fit and calibrate a probe on the domain's training queries; save it.
 
-    It becomes the newest version in ``folder/domain``, which is what routes serve.
+    ``metric`` says which labels count; it may be left out when the domain has one kind.
+    The probe becomes the newest version in ``folder/domain``, which is what routes serve.
     """
-    data = store.load_routing_data(domain, split="train")
-    metric = label_metric(store, domain)
+    metric = the_metric(store, domain, metric)
+    data = store.load_routing_data(domain, metric=metric, split="train")
     selection = select_linear_probe(data, nested=nested, seed=seed, progress=progress)
     return save_selection(selection, data, domain, metric, folder, now=now)
+
+
+def the_metric(store: Store, domain: str, metric: str | None) -> str:
+    """The metric asked for, or the only one that the domain is labelled by.
+
+    Raises ``TrainingDataError`` when there is none, or a choice to make.
+    """
+    known = store.metrics(domain)
+    if metric in known:
+        return metric
+    if metric is None and len(known) == 1:
+        return known[0]
+    raise TrainingDataError(
+        f"domain {domain!r} is labelled by {', '.join(known) or 'nothing yet'}; "
+        + ("name one of them as the metric" if known else "run foretell label first")
+    )
 
 
 def save_selection(
@@ -72,9 +93,14 @@ def save_selection(
         now=now,
     )
     target = folder / domain / str(version)
-    return Trained(
-        selection=selection, card=save_probe(selection.probe, card, target), folder=target
+    strong = dict(zip(data.ids, data.strong, strict=True)) if data.strong.size else {}
+    held_out = HeldOut(
+        p_success=selection.p_success,
+        weak=selection.outcomes,
+        strong=np.array([strong.get(i, np.nan) for i in selection.ids]),
     )
+    card = save_probe(selection.probe, card, target, held_out=held_out)
+    return Trained(selection=selection, card=card, folder=target)
 
 
 def probe_versions(folder: Path, domain: str) -> list[int]:

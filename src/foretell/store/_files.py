@@ -136,7 +136,7 @@ def _outcome(entry: Mapping[str, Any], domain: str) -> Outcome:
     if "value" not in entry:
         raise InputError("'value' is missing; wanted 0 to 1, or null")
     value = entry["value"]
-    if not isinstance(value, int | float | None):
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
         raise InputError(f"value is {value!r}; wanted 0 to 1, or null")
     source = entry.get("source")
     if source not in _SOURCES:

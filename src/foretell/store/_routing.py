@@ -125,9 +125,8 @@ def _with_points(
     shards: Shards, wanted: Wanted, seen: Sequence[_Seen]
 ) -> tuple[Sequence[ReadPoint], Sequence[_Seen]]:
     """The read points to load, and the observations that have all of them."""
-    points_of = {
-        shard: shards.read_points(shard) for one in seen if (shard := one.shard) is not None
-    }
+    names = {one.shard for one in seen if one.shard is not None}
+    points_of = {name: shards.read_points(name) for name in names}
     if wanted.read_points is None:
         sets = [points_of.get(one.shard or "", frozenset()) for one in seen]
         if not any(sets):

@@ -169,6 +169,13 @@ class Store:
         with self._database.transaction() as connection:
             return _routing.queries_of(connection, domain)
 
+    def metrics(self, domain: str) -> list[str]:
+        """Names of the metrics that the domain's answers are labelled by."""
+        column = _tables.outcomes.c.metric
+        statement = select(column).where(_tables.outcomes.c.domain == domain).distinct()
+        with self._database.transaction() as connection:
+            return sorted(connection.scalars(statement))
+
     def load_routing_data(
         self,
         domain: str,

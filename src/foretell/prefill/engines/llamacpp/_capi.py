@@ -391,3 +391,9 @@ def _layout_error(binding: _Binding, what: str) -> EngineUnavailableError:
         f"{binding.distribution} lays its parameters out differently than expected ({what}); "
         f"reinstall the pinned version: pip install {binding.distribution}=={binding.version}"
     )
+
+
+def describe_library() -> str:
+    """The library in use, for people; raises ``EngineUnavailableError`` when there is none."""
+    binding = load_library().binding
+    return f"{binding.distribution} {binding.version}, its struct layout is the expected one"

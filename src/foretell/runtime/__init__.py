@@ -1,0 +1,49 @@
+"""Everything assembled from a configuration: routes that serve, collections, training."""
+
+from foretell.runtime._collect import (
+    Collected,
+    collect,
+    default_read_points,
+    engine_key,
+    observer_of_engine,
+    observer_of_model,
+)
+from foretell.runtime._foretell import Foretell
+from foretell.runtime._goals import Bar, bar_for, share_within_budget
+from foretell.runtime._models import AnsweringModel, OnText, open_engine, open_model
+from foretell.runtime._route import ProbeEstimator, Route
+from foretell.runtime._training import (
+    Trained,
+    newest_probe,
+    probe_versions,
+    save_selection,
+    the_metric,
+    train_probe,
+    trained_domains,
+)
+
+__all__ = [
+    "AnsweringModel",
+    "Bar",
+    "Collected",
+    "Foretell",
+    "OnText",
+    "ProbeEstimator",
+    "Route",
+    "Trained",
+    "bar_for",
+    "collect",
+    "default_read_points",
+    "engine_key",
+    "newest_probe",
+    "observer_of_engine",
+    "observer_of_model",
+    "open_engine",
+    "open_model",
+    "probe_versions",
+    "save_selection",
+    "share_within_budget",
+    "the_metric",
+    "train_probe",
+    "trained_domains",
+]

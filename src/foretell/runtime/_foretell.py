@@ -1,0 +1,211 @@
+"""The whole of foretell from one configuration file, for use as a library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from foretell.config import Config, CostGoal, RouteConfig, StrongShareGoal, load_config
+from foretell.errors import ConfigError
+from foretell.prefill import PrefillEngine, Progress
+from foretell.probes import HeldOut
+from foretell.records import Decision, Message, Reply, Role, Sampling
+from foretell.routers import make_router
+from foretell.runtime._estimators import OutsideEstimator
+from foretell.runtime._goals import Bar, bar_for, share_within_budget
+from foretell.runtime._models import AnsweringModel, OnText, open_engine, open_model
+from foretell.runtime._route import Estimator, ProbeEstimator, Route
+from foretell.runtime._training import newest_probe, trained_domains
+from foretell.store import Store
+from foretell.upstreams import cost_usd
+
+
+class Foretell:
+    """Routes queries as ``foretell.yaml`` says. Models are loaded when a route first needs them.
+
+    Example:
+        >>> with Foretell.from_config("foretell.yaml") as ft:  # doctest: +SKIP
+        ...     reply = ft.chat([{"role": "user", "content": "In which country is Lyon?"}])
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._routes: dict[str, Route] = {}
+        self._engines: dict[str, PrefillEngine] = {}
+        self._models: dict[str, AnsweringModel] = {}
+        self._release = ExitStack()
+
+    @classmethod
+    def from_config(cls, config: str | Path | Config) -> Foretell:
+        """Read the configuration; raises ``ConfigError`` for what is wrong in it."""
+        return cls(config if isinstance(config, Config) else load_config(config))
+
+    def route(self, messages: Sequence[Message], *, route: str | None = None) -> Decision:
+        """What would be done with this query; nothing is generated."""
+        return self.open_route(route).decide(messages)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        route: str | None = None,
+        sampling: Sampling | None = None,
+        on_text: OnText | None = None,
+        on_decision: Callable[[Decision], None] | None = None,
+    ) -> Reply:
+        """One routed answer; ``on_text`` is told it piece by piece."""
+        return self.open_route(route).chat(
+            messages, sampling or Sampling(), on_text=on_text, on_decision=on_decision
+        )
+
+    def route_config(self, name: str | None = None) -> RouteConfig:
+        """A route's settings by name; the only one's when ``name`` is ``None``."""
+        return self.config.routes[self._route_name(name)]
+
+    def open_route(self, name: str | None = None, *, progress: Progress | None = None) -> Route:
+        """A route by name (the only one when ``None``), ready to serve.
+
+        ``progress`` is told in words what slow thing begins.
+        """
+        name = self._route_name(name)
+        if name not in self._routes:
+            self._routes[name] = self._open_route(name, self.config.routes[name], progress)
+        return self._routes[name]
+
+    def open_engine(self, name: str, *, progress: Progress | None = None) -> PrefillEngine:
+        """The engine of a model that is read."""
+        if name not in self._engines:
+            engine = open_engine(self.config.models[name], progress=progress)
+            self._release.callback(engine.close)
+            self._engines[name] = engine
+        return self._engines[name]
+
+    def open_model(self, name: str, *, progress: Progress | None = None) -> AnsweringModel:
+        """A model that answers."""
+        if name not in self._models:
+            model = open_model(name, self.config.models[name], progress=progress)
+            self._release.callback(model.close)
+            self._models[name] = model
+        return self._models[name]
+
+    def open_store(self) -> Store:
+        """The configured store; the caller closes it."""
+        return Store.open(self.config.store.url, self.config.store.vectors)
+
+    def close(self) -> None:
+        """Free all models; safe to call twice."""
+        self._release.close()
+
+    def __enter__(self) -> Foretell:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _route_name(self, name: str | None) -> str:
+        routes = self.config.routes
+        known = ", ".join(routes) or "none"
+        if name is None and len(routes) != 1:
+            raise ConfigError(f"there are {len(routes)} routes ({known}); name one of them")
+        if name is not None and name not in routes:
+            raise ConfigError(f"no route is called {name!r}; known are {known}")
+        return name or next(iter(routes))
+
+    def _open_route(self, name: str, config: RouteConfig, progress: Progress | None) -> Route:
+        domain = self._domain(config)
+        weak = self.open_engine(config.weak, progress=progress)
+        estimator, held_out = self._estimator(config, domain, weak)
+        strong = [self.open_model(strong, progress=progress) for strong in config.strong]
+        return Route(
+            name=name,
+            weak_name=config.weak,
+            weak=weak,
+            strong=strong,
+            estimator=estimator,
+            bar=self._bar(config, held_out, domain),
+            on_decline=config.on_decline,
+            explore=config.explore,
+            weak_price=self.config.models[config.weak].price,
+            rng=np.random.default_rng(),
+        )
+
+    def _domain(self, config: RouteConfig) -> str:
+        if isinstance(config.domain, str):
+            return config.domain
+        trained = trained_domains(self.config.probes.dir)
+        if len(trained) == 1:
+            return trained[0]
+        raise ConfigError(
+            f"the route names no domain, and {self.config.probes.dir} holds probes for "
+            f"{', '.join(trained) or 'none'}; set domain: to one of them"
+        )
+
+    def _estimator(
+        self, config: RouteConfig, domain: str, weak: PrefillEngine
+    ) -> tuple[Estimator, HeldOut | None]:
+        if config.router == "probe":
+            saved = newest_probe(self.config.probes.dir, domain)
+            saved.card.check_serves(weak.identity, domain)
+            return ProbeEstimator(probe=saved.probe, name=saved.card.name), saved.held_out
+        if config.router in ("weak", "strong"):
+            chance = 1.0 if config.router == "weak" else 0.0
+            return OutsideEstimator.constant(config.router, chance, domain), None
+        return self._trained_outside(config.router, domain)
+
+    def _trained_outside(self, router: str, domain: str) -> tuple[OutsideEstimator, HeldOut]:
+        """A baseline as the router: fitted at start on the domain's training queries.
+
+        Its threshold is chosen on the domain's test queries, which the fit has not seen.
+        """
+        with self.open_store() as store:
+            train = store.load_routing_data(domain, split="train", read_points=())
+            test = store.load_routing_data(domain, split="test", read_points=())
+        unfitted = make_router(router)
+        if unfitted.sees not in ("nothing", "query"):
+            raise ConfigError(
+                f"router {router!r} must see the {unfitted.sees}, which this route cannot show it "
+                "before deciding; use probe, or one that reads the text"
+            )
+        fitted = unfitted.fit(train, np.random.default_rng(0))
+        known = test.take(np.isfinite(test.weak)) if test.weak.size else test
+        held_out = HeldOut(
+            p_success=fitted.p_success(known),
+            weak=known.weak,
+            strong=known.strong if known.strong.size else np.full(len(known), np.nan),
+        )
+        return OutsideEstimator(fitted, domain), held_out
+
+    def _bar(self, config: RouteConfig, held_out: HeldOut | None, domain: str) -> Bar:
+        if config.router in ("weak", "strong"):
+            return Bar(keep_at=0.5, reason=f"the route always takes the {config.router} model")
+        if isinstance(config.goal, CostGoal):
+            return self._bar_within_budget(config, config.goal, held_out, domain)
+        return bar_for(config.goal, held_out)
+
+    def _bar_within_budget(
+        self, config: RouteConfig, goal: CostGoal, held_out: HeldOut | None, domain: str
+    ) -> Bar:
+        """The share of strong calls that a budget allows, at the mean costs seen in collection."""
+        costs: dict[Role, float] = {}
+        models: dict[Role, str] = {"weak": config.weak, "strong": config.strong[0]}
+        with self.open_store() as store:
+            for role, model in models.items():
+                price = self.config.models[model].price
+                seen = [cost_usd(o.answer.usage, price) for o in store.observations(domain, role)]
+                known = [cost for cost in seen if cost is not None]
+                if not known:
+                    raise ConfigError(
+                        f"goal usd_per_1k needs the price of {model!r} and answers of it to "
+                        f"domain {domain!r}; set models.{model}.price and collect --with-strong"
+                    )
+                costs[role] = fmean(known)
+        share = share_within_budget(
+            goal.usd_per_1k / 1000, weak_usd=costs["weak"], strong_usd=costs["strong"]
+        )
+        bar = bar_for(StrongShareGoal(strong_share=share), held_out)
+        return replace(bar, reason=f"{goal.usd_per_1k:g} USD per 1,000 queries; {bar.reason}")

@@ -1,0 +1,224 @@
+"""One route: a weak model that is read, what foretells it, and the strong models behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foretell.config import Price
+from foretell.errors import InputError, RoutingError, UpstreamError
+from foretell.policy import EarlyExitGate, decide, early_exit_gate
+from foretell.prefill import Prefill, PrefillEngine
+from foretell.probes import FittedLinearProbe
+from foretell.records import Answer, Decision, Estimate, Message, Reply, Role, Sampling, Usage
+from foretell.runtime._estimators import OutsideEstimator
+from foretell.runtime._goals import Bar
+from foretell.runtime._models import AnsweringModel, OnText, drain
+from foretell.upstreams import cost_usd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeEstimator:
+    """A saved probe that fits the served model; ``name`` is ``id@version``."""
+
+    probe: FittedLinearProbe
+    name: str
+
+    def probed(self, vector: NDArray[np.float32]) -> tuple[float, float]:
+        """Score and chance of one vector."""
+        score = float(self.probe.score(vector))
+        return score, float(self.probe.calibration.p(score))
+
+
+Estimator = ProbeEstimator | OutsideEstimator
+
+
+class Route:
+    """Decides, and has the right model answer.
+
+    Args:
+        name: What callers know it by.
+        weak_name: The weak model's name in replies.
+        weak: Its engine.
+        strong: In order: the later ones are asked when the earlier ones fail.
+        estimator: What foretells the weak model's success; a string says why there is nothing to
+            foretell it by, and every query is then declined with that reason.
+        bar: The threshold and where it comes from.
+        on_decline: Who serves without an estimate.
+        explore: Share of decisions that is flipped, so that outcomes are known on both sides.
+        weak_price: For costs; ``None`` when not known.
+        rng: Draws for exploration.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        weak_name: str,
+        weak: PrefillEngine,
+        strong: Sequence[AnsweringModel],
+        estimator: Estimator | str,
+        bar: Bar,
+        on_decline: Role = "strong",
+        explore: float = 0.0,
+        weak_price: Price | None = None,
+        rng: np.random.Generator,
+    ) -> None:
+        self.name = name
+        self.bar = bar
+        self.strong = tuple(strong)
+        self._weak_name = weak_name
+        self._weak = weak
+        self._estimator = estimator
+        self._on_decline: Role = on_decline
+        self._explore = explore
+        self._weak_price = weak_price
+        self._rng = rng
+
+    def decide(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> Decision:
+        """What would be done with this query; nothing is generated."""
+        decision, prefill = self._decide(messages, tools, answer_tokens=1)
+        if prefill is not None:
+            prefill.close()
+        return decision
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        on_text: OnText | None = None,
+        on_decision: Callable[[Decision], None] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Reply:
+        """Decide, then answer: from the same prefill when kept, else from the strong model.
+
+        ``on_decision`` is told before the first piece of text goes to ``on_text``. A weak model
+        that cannot take the query (too long, for one) is no error: the query is declined.
+        """
+        decision, prefill = self._decide(messages, tools, answer_tokens=sampling.max_tokens)
+        with ExitStack() as stack:
+            if prefill is not None:
+                stack.callback(prefill.close)
+            if on_decision is not None:
+                on_decision(decision)
+            if decision.serve == "weak":
+                if prefill is None:
+                    prompt = self._weak.render(messages, tools=tools)
+                    prefill = self._weak.prefill(prompt, answer_tokens=sampling.max_tokens)
+                    stack.callback(prefill.close)
+                answer = drain(prefill.decode(sampling), on_text)
+                return self._reply(answer, self._weak_name, self._weak_price, decision)
+            spent = 0 if prefill is None else len(prefill.prompt.tokens)
+            if prefill is not None:
+                prefill.close()  # its place is needed no more while the strong model answers
+            model, answer = self._ask_strong(messages, sampling, on_text)
+            reply = self._reply(answer, model.name, model.price, decision)
+            # The weak prefill is charged whole, though part of it was cached or never computed.
+            wasted = cost_usd(Usage(prompt_tokens=spent, completion_tokens=0), self._weak_price)
+            total = None if reply.cost_usd is None or wasted is None else reply.cost_usd + wasted
+            return replace(reply, cost_usd=total)
+
+    def _decide(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        answer_tokens: int,
+    ) -> tuple[Decision, Prefill | None]:
+        estimator = self._estimator
+        if isinstance(estimator, str):
+            return self._declined(estimator), None
+        # Drawn before the prefill: a query that is going to explore must not be stopped early.
+        draw = float(self._rng.random()) if self._explore else None
+        try:
+            prompt = self._weak.render(messages, tools=tools)
+            if isinstance(estimator, OutsideEstimator):
+                estimate = estimator.estimate(messages, prompt.own_tokens)
+                return self._choose(estimate, draw), None
+            explores = draw is not None and draw < self._explore
+            gate = early_exit_gate(
+                estimator.probed,
+                keep_at=0.0 if explores else self.bar.keep_at,
+                read_point=estimator.probe.read_point,
+            )
+            prefill = self._weak.prefill(
+                prompt, [estimator.probe.read_point], gate, answer_tokens=answer_tokens
+            )
+        except InputError as error:
+            return self._declined(f"the weak model cannot take this query: {error}"), None
+        return self._explained(estimator, gate, prefill, draw), prefill
+
+    def _explained(
+        self,
+        estimator: ProbeEstimator,
+        gate: EarlyExitGate,
+        prefill: Prefill,
+        draw: float | None,
+    ) -> Decision:
+        reading = gate.reading
+        if reading is None:
+            prefill.close()
+            raise RoutingError(
+                f"the engine never reached {estimator.probe.read_point}; this is a defect of it"
+            )
+        estimate = Estimate(
+            score=reading.score, p_success=reading.p_success, router=f"probe {estimator.name}"
+        )
+        return replace(
+            self._choose(estimate, draw),
+            stopped_at=prefill.stopped_at,
+            prefill_ms=prefill.seconds * 1e3,
+            probe_ms=reading.seconds * 1e3,
+        )
+
+    def _choose(self, estimate: Estimate, draw: float | None) -> Decision:
+        return decide(
+            estimate,
+            keep_at=self.bar.keep_at,
+            on_decline=self._on_decline,
+            explore=self._explore,
+            draw=draw,
+        )
+
+    def _declined(self, reason: str) -> Decision:
+        decision = decide(None, keep_at=self.bar.keep_at, on_decline=self._on_decline)
+        return replace(decision, reason=reason)
+
+    def _ask_strong(
+        self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None
+    ) -> tuple[AnsweringModel, Answer]:
+        """The first strong model that answers; the next is tried only before any text came."""
+        started = False
+
+        def tell(piece: str) -> None:
+            nonlocal started
+            started = True
+            if on_text is not None:
+                on_text(piece)
+
+        for model in self.strong[:-1]:
+            try:
+                return model, model.answer(messages, sampling, tell)
+            except UpstreamError:
+                if started:
+                    raise
+        last = self.strong[-1]
+        return last, last.answer(messages, sampling, tell)
+
+    def _reply(self, answer: Answer, model: str, price: Price | None, decision: Decision) -> Reply:
+        return Reply(
+            text=answer.text,
+            model=model,
+            decision=decision,
+            usage=answer.usage,
+            finish_reason=answer.finish_reason,
+            cost_usd=cost_usd(answer.usage, price),
+        )
