@@ -1,0 +1,51 @@
+# Everything a newcomer needs; each target does its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help demo test check format lock clean
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.demo ## set up, then show the whole idea on a real model (ARGS="--domain extraction")
+	$(BIN)/foretell demo $(ARGS)
+
+test: $(VENV)/.dev ## set up, then the everyday suite with coverage, on the installed package
+	FORETELL_CACHE=$${FORETELL_CACHE:-$(CURDIR)/.cache/foretell} $(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage report
+
+check: $(VENV)/.dev ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## let the formatter do its work
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(VENV)/.dev ## pin all dependencies again, with hashes
+	$(BIN)/python -m pip install --quiet uv
+	for extra in demo dev; do \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --extra $$extra pyproject.toml \
+	    -o requirements/$$extra.txt; \
+	done
+
+clean: ## remove what was set up and cached here
+	rm -rf $(VENV) .cache build dist .coverage
+
+# The build back end is pinned with the rest, so nothing is fetched outside the lock.
+$(VENV)/.demo: requirements/demo.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/demo.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
