@@ -12,6 +12,7 @@ from foretell.calibration import (
     KEEP_NOTHING,
     keep_at_for_quality,
     keep_at_for_strong_share,
+    stop_below,
 )
 from foretell.errors import InputError
 
@@ -152,3 +153,21 @@ def test_no_queries_and_a_share_out_of_range_are_refused():
         keep_at_for_strong_share([0.5], 1.5)
     with pytest.raises(InputError, match="differ in length"):
         keep_at_for_quality([0.5], [1, 1], [1], 0.9)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60),
+    st.floats(0, 1),
+)
+def test_an_early_bar_stops_no_more_kept_queries_than_allowed(rows, loss):
+    p, kept = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
+    bar = stop_below(p, kept, loss)
+    assert ((p < bar) & kept).sum() <= loss * kept.sum() + 1e-6
+    if loss < 1 and kept.any():
+        # The next higher chance as the bar would stop too many.
+        higher = np.nextafter(bar, 2)
+        assert ((p < higher) & kept).sum() > loss * kept.sum() - 1e-6
+
+
+def test_an_early_bar_stops_nothing_when_nothing_is_kept():
+    assert stop_below([0.2, 0.4], [False, False], 0.5) == 0

@@ -3,16 +3,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import foretell.policy
-from foretell.policy import GateReading, decide, early_exit_gate
+from foretell.policy import GateReading, GateStage, decide, early_exit_gate
 from foretell.records import Estimate, ReadPoint
 
 MIDDLE = ReadPoint(14, "last")
 VECTOR = np.zeros(4, dtype=np.float32)
 
 
+def stage(probed, stop_below=0.5, read_point=MIDDLE):
+    return GateStage(read_point=read_point, probed=probed, stop_below=stop_below)
+
+
 @given(st.floats(0, 1), st.floats(0, 2))
 def test_a_gate_stops_exactly_what_the_policy_escalates(p, keep_at):
-    gate = early_exit_gate(lambda _: (0.0, p), keep_at=keep_at, read_point=MIDDLE)
+    gate = early_exit_gate([stage(lambda _: (0.0, p), keep_at)])
     decision = decide(Estimate(score=0.0, p_success=p, router="probe"), keep_at=keep_at)
     assert gate(MIDDLE, VECTOR) == (decision.action == "keep")
 
@@ -20,10 +24,7 @@ def test_a_gate_stops_exactly_what_the_policy_escalates(p, keep_at):
 def test_a_gate_records_what_it_saw_and_how_long_the_probe_took():
     ticks = iter([10.0, 10.25])
     gate = early_exit_gate(
-        lambda vector: (float(vector.sum()), 0.25),
-        keep_at=0.5,
-        read_point=MIDDLE,
-        clock=lambda: next(ticks),
+        [stage(lambda vector: (float(vector.sum()), 0.25))], clock=lambda: next(ticks)
     )
     assert not gate(MIDDLE, np.ones(4, dtype=np.float32))
     assert gate.reading == GateReading(
@@ -32,14 +33,28 @@ def test_a_gate_records_what_it_saw_and_how_long_the_probe_took():
 
 
 def test_a_gate_lets_other_read_points_pass_and_has_no_reading_before_its_own():
-    gate = early_exit_gate(lambda _: (0.0, 0.0), keep_at=0.5, read_point=MIDDLE)
+    gate = early_exit_gate([stage(lambda _: (0.0, 0.0))])
     assert gate(ReadPoint(14, "mean"), VECTOR)
     assert gate(ReadPoint(7, "last"), VECTOR)
     assert gate.reading is None
 
 
+def test_an_early_stage_stops_the_hopeless_and_a_later_one_decides_the_rest():
+    late = ReadPoint(28, "last")
+    ticks = iter([0.0, 1.0, 5.0, 7.0])
+    gate = early_exit_gate(
+        [stage(lambda _: (0.0, 0.3), 0.1), stage(lambda _: (0.0, 0.4), 0.5, late)],
+        clock=lambda: next(ticks),
+    )
+    assert gate(MIDDLE, VECTOR)
+    assert not gate(late, VECTOR)
+    assert gate.reading == GateReading(
+        read_point=late, score=0.0, p_success=0.4, seconds=3.0, passed=False
+    )
+
+
 def test_a_chance_that_is_not_a_number_does_not_pass():
-    gate = early_exit_gate(lambda _: (0.0, float("nan")), keep_at=0.0, read_point=MIDDLE)
+    gate = early_exit_gate([stage(lambda _: (0.0, float("nan")), 0.0)])
     assert not gate(MIDDLE, VECTOR)
 
 

@@ -8,8 +8,8 @@ import pytest
 from scripted_server import (
     USAGE,
     WHOLE,
-    ScriptedServer,
     Script,
+    ScriptedServer,
     chunk,
     hangs_up,
     never_answers,

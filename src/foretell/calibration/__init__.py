@@ -7,6 +7,7 @@ from foretell.calibration._thresholds import (
     Threshold,
     keep_at_for_quality,
     keep_at_for_strong_share,
+    stop_below,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "keep_at_for_quality",
     "keep_at_for_strong_share",
     "log_loss",
+    "stop_below",
 ]

@@ -106,6 +106,28 @@ def keep_at_for_quality(
     return _guaranteed(curve, quality, confidence)
 
 
+def stop_below(p_early: ArrayLike, kept: ArrayLike, loss: float) -> float:
+    """Where an early look may decline already: the highest bar that stops few kept queries.
+
+    Args:
+        p_early: Chances by an early, weaker probe, not fitted on these queries' outcomes.
+        kept: Whether the full rule keeps each of the same queries.
+        loss: Share of the kept queries that may fall below the bar, from 0 to 1.
+
+    Returns:
+        A bar to stop below; 0 (stops nothing) when nothing is kept.
+    """
+    p = _some_chances(p_early)
+    keeps = np.asarray(kept, dtype=bool)
+    if keeps.shape != p.shape:
+        raise InputError(f"{len(p)} chances but {keeps.size} decisions; wanted one for each query")
+    _require_share(loss, "loss")
+    among_kept = np.sort(p[keeps])
+    if not len(among_kept):
+        return 0.0
+    return float(among_kept[min(math.floor(loss * len(among_kept) + 1e-9), len(among_kept) - 1)])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Curve:
     """Queries in the order of their chances: a threshold splits them at one place."""

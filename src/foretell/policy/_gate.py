@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -16,8 +16,17 @@ Probed = Callable[[NDArray[np.float32]], tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GateStage:
+    """One look of a gate: at ``read_point``, stopping when the chance is below ``stop_below``."""
+
+    read_point: ReadPoint
+    probed: Probed
+    stop_below: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GateReading:
-    """What a gate saw: the probe's score and chance, and how long the probe took."""
+    """What a gate saw last: the probe's score and chance, and the time of all its looks so far."""
 
     read_point: ReadPoint
     score: float
@@ -28,42 +37,38 @@ class GateReading:
 
 @dataclass(slots=True)
 class EarlyExitGate:
-    """A gate for one prefill; ``reading`` is ``None`` until its read point was reached."""
+    """A gate for one prefill; ``reading`` is ``None`` until its first read point was reached."""
 
-    _probed: Probed
-    _keep_at: float
-    _read_point: ReadPoint
+    _stages: Mapping[ReadPoint, GateStage]
     _clock: Callable[[], float]
     reading: GateReading | None = field(default=None, init=False)
 
     def __call__(self, read_point: ReadPoint, vector: NDArray[np.float32]) -> bool:
         """Whether the prefill should go on; other read points than its own always should."""
-        if read_point != self._read_point:
+        stage = self._stages.get(read_point)
+        if stage is None:
             return True
         started = self._clock()
-        score, p_success = self._probed(vector)
+        score, p_success = stage.probed(vector)
         seconds = self._clock() - started
         self.reading = GateReading(
             read_point=read_point,
             score=score,
             p_success=p_success,
-            seconds=seconds,
-            passed=p_success >= self._keep_at,
+            seconds=seconds + (self.reading.seconds if self.reading else 0.0),
+            passed=p_success >= stage.stop_below,
         )
         return self.reading.passed
 
 
 def early_exit_gate(
-    probed: Probed,
-    *,
-    keep_at: float,
-    read_point: ReadPoint,
-    clock: Callable[[], float] = perf_counter,
+    stages: Iterable[GateStage], *, clock: Callable[[], float] = perf_counter
 ) -> EarlyExitGate:
-    """A gate that ends the prefill at ``read_point`` when ``p_success`` is below ``keep_at``.
+    """A gate that looks once at each stage and ends the prefill at the first that says no.
 
-    The same rule as ``decide``, so a query that it stops is one that escalates. A query that is
-    to be served by the weak model in any case (pinned, explored) must get no gate. One gate is
-    for one prefill; ``clock`` counts seconds.
+    The last stage decides with the same rule as ``decide`` when its bar is the route's
+    ``keep_at``; earlier ones, with lower bars, only decline sooner what is hopeless. A query that
+    is to be served by the weak model in any case (pinned, explored) must get bars of 0. One gate
+    is for one prefill; ``clock`` counts seconds.
     """
-    return EarlyExitGate(probed, keep_at, read_point, clock)
+    return EarlyExitGate({stage.read_point: stage for stage in stages}, clock)

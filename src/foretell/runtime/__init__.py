@@ -9,14 +9,16 @@ from foretell.runtime._collect import (
     observer_of_model,
 )
 from foretell.runtime._foretell import Foretell
-from foretell.runtime._goals import Bar, bar_for, share_within_budget
+from foretell.runtime._goals import Bar, bar_for, early_bars, share_within_budget
 from foretell.runtime._models import AnsweringModel, OnText, open_engine, open_model
 from foretell.runtime._route import ProbeEstimator, Route
 from foretell.runtime._training import (
     Trained,
+    early_probes,
     newest_probe,
     probe_versions,
     save_selection,
+    select_early_probes,
     the_metric,
     train_probe,
     trained_domains,
@@ -34,6 +36,8 @@ __all__ = [
     "bar_for",
     "collect",
     "default_read_points",
+    "early_bars",
+    "early_probes",
     "engine_key",
     "newest_probe",
     "observer_of_engine",
@@ -42,6 +46,7 @@ __all__ = [
     "open_model",
     "probe_versions",
     "save_selection",
+    "select_early_probes",
     "share_within_budget",
     "the_metric",
     "train_probe",

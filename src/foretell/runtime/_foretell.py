@@ -17,10 +17,10 @@ from foretell.probes import HeldOut
 from foretell.records import Decision, Message, Reply, Role, Sampling
 from foretell.routers import make_router
 from foretell.runtime._estimators import OutsideEstimator
-from foretell.runtime._goals import Bar, bar_for, share_within_budget
+from foretell.runtime._goals import Bar, bar_for, early_bars, share_within_budget
 from foretell.runtime._models import AnsweringModel, OnText, open_engine, open_model
 from foretell.runtime._route import Estimator, ProbeEstimator, Route
-from foretell.runtime._training import newest_probe, trained_domains
+from foretell.runtime._training import early_probes, newest_probe, trained_domains
 from foretell.store import Store
 from foretell.upstreams import cost_usd
 
@@ -119,7 +119,7 @@ class Foretell:
     def _open_route(self, name: str, config: RouteConfig, progress: Progress | None) -> Route:
         domain = self._domain(config)
         weak = self.open_engine(config.weak, progress=progress)
-        estimator, held_out = self._estimator(config, domain, weak)
+        estimator, bar = self._estimator(config, domain, weak)
         strong = [self.open_model(strong, progress=progress) for strong in config.strong]
         return Route(
             name=name,
@@ -127,7 +127,7 @@ class Foretell:
             weak=weak,
             strong=strong,
             estimator=estimator,
-            bar=self._bar(config, held_out, domain),
+            bar=bar,
             on_decline=config.on_decline,
             explore=config.explore,
             weak_price=self.config.models[config.weak].price,
@@ -147,15 +147,21 @@ class Foretell:
 
     def _estimator(
         self, config: RouteConfig, domain: str, weak: PrefillEngine
-    ) -> tuple[Estimator, HeldOut | None]:
-        if config.router == "probe":
-            saved = newest_probe(self.config.probes.dir, domain)
-            saved.card.check_serves(weak.identity, domain)
-            return ProbeEstimator(probe=saved.probe, name=saved.card.name), saved.held_out
+    ) -> tuple[Estimator, Bar]:
         if config.router in ("weak", "strong"):
             chance = 1.0 if config.router == "weak" else 0.0
-            return OutsideEstimator.constant(config.router, chance, domain), None
-        return self._trained_outside(config.router, domain)
+            reason = f"the route always takes the {config.router} model"
+            constant = OutsideEstimator.constant(config.router, chance, domain)
+            return constant, Bar(keep_at=0.5, reason=reason)
+        if config.router != "probe":
+            outside, held_out = self._trained_outside(config.router, domain)
+            return outside, self._bar(config, held_out, domain)
+        folder = self.config.probes.dir
+        saved = newest_probe(folder, domain)
+        saved.card.check_serves(weak.identity, domain)
+        bar = self._bar(config, saved.held_out, domain)
+        early = early_bars(saved.held_out, early_probes(folder, saved), bar.keep_at)
+        return ProbeEstimator(probe=saved.probe, name=saved.card.name, early=early), bar
 
     def _trained_outside(self, router: str, domain: str) -> tuple[OutsideEstimator, HeldOut]:
         """A baseline as the router: fitted at start on the domain's training queries.
@@ -180,15 +186,13 @@ class Foretell:
         )
         return OutsideEstimator(fitted, domain), held_out
 
-    def _bar(self, config: RouteConfig, held_out: HeldOut | None, domain: str) -> Bar:
-        if config.router in ("weak", "strong"):
-            return Bar(keep_at=0.5, reason=f"the route always takes the {config.router} model")
+    def _bar(self, config: RouteConfig, held_out: HeldOut, domain: str) -> Bar:
         if isinstance(config.goal, CostGoal):
             return self._bar_within_budget(config, config.goal, held_out, domain)
         return bar_for(config.goal, held_out)
 
     def _bar_within_budget(
-        self, config: RouteConfig, goal: CostGoal, held_out: HeldOut | None, domain: str
+        self, config: RouteConfig, goal: CostGoal, held_out: HeldOut, domain: str
     ) -> Bar:
         """The share of strong calls that a budget allows, at the mean costs seen in collection."""
         costs: dict[Role, float] = {}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
-from foretell.calibration import keep_at_for_quality, keep_at_for_strong_share
+from foretell.calibration import keep_at_for_quality, keep_at_for_strong_share, stop_below
 from foretell.config import QualityGoal, StrongShareGoal, ThresholdGoal
 from foretell.errors import ConfigError
-from foretell.probes import HeldOut
+from foretell.probes import FittedLinearProbe, HeldOut, SavedProbe
+
+_EARLY_LOSS: Final = 0.02
 
 Goal = QualityGoal | StrongShareGoal | ThresholdGoal
 
@@ -22,20 +26,14 @@ class Bar:
     reason: str
 
 
-def bar_for(goal: Goal, held_out: HeldOut | None) -> Bar:
+def bar_for(goal: Goal, held_out: HeldOut) -> Bar:
     """The threshold that a goal asks for.
 
-    ``held_out`` is the router's on queries it has not seen; only a bare threshold does without.
-
-    Raises ``ConfigError`` when the goal needs evidence that is not there.
+    ``held_out`` is the router's on queries it has not seen. Raises ``ConfigError`` when the goal
+    needs evidence that is not there.
     """
     if isinstance(goal, ThresholdGoal):
         return Bar(keep_at=goal.threshold, reason="the configured threshold")
-    if held_out is None:
-        raise ConfigError(
-            "a goal other than {threshold: …} needs a router trained on labelled queries; "
-            "collect, label and train first, or set goal: {threshold: 0.5}"
-        )
     if isinstance(goal, StrongShareGoal):
         keep_at = keep_at_for_strong_share(held_out.p_success, goal.strong_share)
         return Bar(
@@ -67,3 +65,18 @@ def share_within_budget(budget_usd: float, *, weak_usd: float, strong_usd: float
     if strong_usd <= 0:
         return 1.0
     return min(1.0, max(0.0, (budget_usd - weak_usd) / strong_usd))
+
+
+def early_bars(
+    held_out: HeldOut, early: Sequence[SavedProbe], keep_at: float
+) -> tuple[tuple[FittedLinearProbe, float], ...]:
+    """Early probes with the bars below which each declines.
+
+    Together they may decline at most 2 % of the training queries that the full rule keeps.
+    """
+    kept = held_out.p_success >= keep_at
+    return tuple(
+        (saved.probe, stop_below(saved.held_out.p_success, kept, _EARLY_LOSS / len(early)))
+        for saved in early
+        if len(saved.held_out.p_success) == len(kept)
+    )

@@ -12,10 +12,20 @@ from numpy.typing import NDArray
 
 from foretell.config import Price
 from foretell.errors import InputError, RoutingError, UpstreamError
-from foretell.policy import EarlyExitGate, decide, early_exit_gate
+from foretell.policy import EarlyExitGate, GateStage, decide, early_exit_gate
 from foretell.prefill import Prefill, PrefillEngine
 from foretell.probes import FittedLinearProbe
-from foretell.records import Answer, Decision, Estimate, Message, Reply, Role, Sampling, Usage
+from foretell.records import (
+    Answer,
+    Decision,
+    Estimate,
+    Message,
+    ReadPoint,
+    Reply,
+    Role,
+    Sampling,
+    Usage,
+)
 from foretell.runtime._estimators import OutsideEstimator
 from foretell.runtime._goals import Bar
 from foretell.runtime._models import AnsweringModel, OnText, drain
@@ -24,15 +34,34 @@ from foretell.upstreams import cost_usd
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeEstimator:
-    """A saved probe that fits the served model; ``name`` is ``id@version``."""
+    """A saved probe that fits the served model; ``name`` is ``id@version``.
+
+    ``early`` holds weaker probes at lower layers, each with the bar below which a query is
+    declined there and then.
+    """
 
     probe: FittedLinearProbe
     name: str
+    early: tuple[tuple[FittedLinearProbe, float], ...] = ()
 
-    def probed(self, vector: NDArray[np.float32]) -> tuple[float, float]:
-        """Score and chance of one vector."""
-        score = float(self.probe.score(vector))
-        return score, float(self.probe.calibration.p(score))
+    @property
+    def read_points(self) -> tuple[ReadPoint, ...]:
+        """Where the prefill must be read."""
+        return (*(probe.read_point for probe, _ in self.early), self.probe.read_point)
+
+    def gate(self, keep_at: float) -> EarlyExitGate:
+        """A gate for one prefill that stops what is not to be kept; a bar of 0 stops nothing."""
+        # Whatever an early look stops must be an escalation by the rule itself.
+        early = [_stage(probe, min(bar, keep_at)) for probe, bar in self.early]
+        return early_exit_gate([*early, _stage(self.probe, keep_at)])
+
+
+def _stage(probe: FittedLinearProbe, stop_below: float) -> GateStage:
+    def probed(vector: NDArray[np.float32]) -> tuple[float, float]:
+        score = float(probe.score(vector))
+        return score, float(probe.calibration.p(score))
+
+    return GateStage(read_point=probe.read_point, probed=probed, stop_below=stop_below)
 
 
 Estimator = ProbeEstimator | OutsideEstimator
@@ -144,13 +173,9 @@ class Route:
                 estimate = estimator.estimate(messages, prompt.own_tokens)
                 return self._choose(estimate, draw), None
             explores = draw is not None and draw < self._explore
-            gate = early_exit_gate(
-                estimator.probed,
-                keep_at=0.0 if explores else self.bar.keep_at,
-                read_point=estimator.probe.read_point,
-            )
+            gate = estimator.gate(0.0 if explores else self.bar.keep_at)
             prefill = self._weak.prefill(
-                prompt, [estimator.probe.read_point], gate, answer_tokens=answer_tokens
+                prompt, estimator.read_points, gate, answer_tokens=answer_tokens
             )
         except InputError as error:
             return self._declined(f"the weak model cannot take this query: {error}"), None

@@ -81,26 +81,72 @@ def save_selection(
     *,
     now: datetime,
 ) -> Trained:
-    """Write a selection as the domain's next version."""
+    """Write a selection, with early probes below it, as the domain's next version.
+
+    The early ones are written first, so a version that exists is whole.
+    """
     version = max(probe_versions(folder, domain), default=0) + 1
-    card = describe(
-        selection,
-        data,
-        id=domain,
-        version=version,
-        domain=domain,
-        label=LabelDefinition(metric=metric, source="code"),
-        now=now,
-    )
     target = folder / domain / str(version)
+
+    def saved(chosen: Selection, name: str, place: Path) -> ProbeCard:
+        card = describe(
+            chosen,
+            data,
+            id=name,
+            version=version,
+            domain=domain,
+            label=LabelDefinition(metric=metric, source="code"),
+            now=now,
+        )
+        return save_probe(chosen.probe, card, place, held_out=_held_out(chosen, data))
+
+    for early in select_early_probes(selection, data):
+        point = early.probe.read_point.name
+        saved(early, f"{domain}-early-{point}", _early_folder(target) / point)
+    return Trained(selection=selection, card=saved(selection, domain, target), folder=target)
+
+
+def select_early_probes(selection: Selection, data: RoutingData) -> list[Selection]:
+    """Probes at lower layers that can decline the hopeless before the chosen one is reached.
+
+    The best read point of the first half of the model, and the best of the part from there to
+    three quarters, as far as these lie below the chosen one. Read off the sweep; only fitting
+    and held-out chances are new work.
+    """
+    if data.model is None:
+        return []
+    deepest = selection.probe.read_point.layer
+    half, three_quarters = data.model.n_layers // 2, data.model.n_layers * 3 // 4
+    found: list[Selection] = []
+    for first, end in ((0, half), (half, three_quarters)):
+        rows = [
+            row
+            for row in selection.sweep
+            if not row.fine
+            and row.auroc is not None
+            and first <= row.read_point.layer < min(end, deepest)
+        ]
+        if rows:
+            best = max(rows, key=lambda row: row.auroc or 0.0)
+            found.append(
+                select_linear_probe(
+                    data,
+                    read_points=[best.read_point],
+                    folds=selection.folds,
+                    nested=False,
+                    seed=selection.seed,
+                )
+            )
+    return found
+
+
+def _held_out(selection: Selection, data: RoutingData) -> HeldOut:
     strong = dict(zip(data.ids, data.strong, strict=True)) if data.strong.size else {}
-    held_out = HeldOut(
+    return HeldOut(
         p_success=selection.p_success,
         weak=selection.outcomes,
         strong=np.array([strong.get(i, np.nan) for i in selection.ids]),
     )
-    card = save_probe(selection.probe, card, target, held_out=held_out)
-    return Trained(selection=selection, card=card, folder=target)
 
 
 def probe_versions(folder: Path, domain: str) -> list[int]:
@@ -119,6 +165,17 @@ def newest_probe(folder: Path, domain: str) -> SavedProbe:
             f"foretell train --domain {domain}"
         )
     return load_probe(folder / domain / str(versions[-1]))
+
+
+def early_probes(folder: Path, saved: SavedProbe) -> list[SavedProbe]:
+    """The early probes that were saved with a probe, lowest layer first."""
+    place = _early_folder(folder / saved.card.domain / str(saved.card.version))
+    found = [load_probe(path) for path in place.iterdir()] if place.is_dir() else []
+    return sorted(found, key=lambda early: early.card.read_point)
+
+
+def _early_folder(version: Path) -> Path:
+    return version.with_name(f"{version.name}.early")
 
 
 def trained_domains(folder: Path) -> list[str]:

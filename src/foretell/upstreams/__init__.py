@@ -2,7 +2,7 @@
 
 from foretell.upstreams._blocking import BlockingChat
 from foretell.upstreams._openai import OpenAIChatModel
-from foretell.upstreams._prices import Price, cost_usd
+from foretell.upstreams._prices import cost_usd
 from foretell.upstreams._protocol import ChatModel, OnText, UpstreamCallError
 from foretell.upstreams._retries import Deadlines, Retries
 
@@ -12,7 +12,6 @@ __all__ = [
     "Deadlines",
     "OnText",
     "OpenAIChatModel",
-    "Price",
     "Retries",
     "UpstreamCallError",
     "cost_usd",

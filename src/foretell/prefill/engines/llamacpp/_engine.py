@@ -31,16 +31,16 @@ from foretell.errors import (
     UnknownReadPointError,
 )
 from foretell.prefill._chat_template import ChatTemplate
+from foretell.prefill._logits import log_normaliser
 from foretell.prefill._protocol import Gate, Prompt
+from foretell.prefill._stopping_text import StoppingText
 from foretell.prefill.engines.llamacpp._batch import BatchRows
 from foretell.prefill.engines.llamacpp._capi import LlamaLibrary, load_library
 from foretell.prefill.engines.llamacpp._cells import CellPool, Tokens, common_prefix
 from foretell.prefill.engines.llamacpp._requests import LlamaCppPrefill, Request, Stage
-from foretell.prefill._logits import log_normaliser
 from foretell.prefill.engines.llamacpp._sampler import Sampler
 from foretell.prefill.engines.llamacpp._schedule import Call, Waiting, next_call
 from foretell.prefill.engines.llamacpp._tap import LayerRows, Tap
-from foretell.prefill._stopping_text import StoppingText
 from foretell.prefill.engines.llamacpp._vocabulary import Vocabulary
 from foretell.records import Answer, FinishReason, Message, ModelIdentity, ReadPoint, Usage
 

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foretell.errors import ContextOverflowError, InputError
-from foretell.prefill._protocol import Gate, Prompt
-from foretell.prefill.engines.llamacpp._cells import Lease
 from foretell.prefill._logits import about_first_token
+from foretell.prefill._protocol import Gate, Prompt
+from foretell.prefill._stopping_text import StoppingText
+from foretell.prefill.engines.llamacpp._cells import Lease
 from foretell.prefill.engines.llamacpp._sampler import Sampler
 from foretell.prefill.engines.llamacpp._tap import LayerRows
-from foretell.prefill._stopping_text import StoppingText
 from foretell.records import Answer, FirstToken, ReadPoint, Sampling
 
 
