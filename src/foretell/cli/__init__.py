@@ -12,6 +12,8 @@ from foretell.errors import RoutingError
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="foretell",
     help="Read a small model's own activations and foretell whether it will answer well.",
@@ -30,9 +32,11 @@ def main() -> None:
     except RoutingError as error:
         err.print(f"[red]error:[/red] {_escaped(str(error))}", soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("interrupted; what was done is kept, run the same command again to go on")
-        sys.exit(130)
+    except SystemExit as ending:
+        # typer turns Ctrl-C into this code, and says nothing
+        if ending.code == _INTERRUPTED:
+            err.print("interrupted; what was done is kept, run the same command again to go on")
+        raise
 
 
 def _escaped(text: str) -> str:

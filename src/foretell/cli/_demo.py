@@ -13,8 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 import yaml
+from numpy.typing import NDArray
 
 from foretell.cli._console import counting, err, out, print_drawing, print_json, tracking, waiting
 from foretell.cli._options import JsonFlag
@@ -31,13 +33,14 @@ from foretell.config import (
     StrongShareGoal,
 )
 from foretell.errors import InputError
-from foretell.records import Observation, Query, Role
+from foretell.records import Observation, Query, Role, RoutingData, Split
 
 if TYPE_CHECKING:
     from foretell.cli._live import LiveResult
     from foretell.evaluation import Evaluation
     from foretell.evaluation.domains import Domain
     from foretell.runtime import Trained
+    from foretell.store import Store
 
 Say = Callable[..., None]
 
@@ -129,6 +132,28 @@ class _Plan:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answered:
+    """Whose answers count; other models' may lie in the store from earlier runs.
+
+    ``strong_name`` says who the large model really is.
+    """
+
+    strong_name: str
+    weak_key: str
+    strong_key: str
+
+    def load(self, store: Store, domain: str, split: Split, **which: Any) -> RoutingData:
+        """The stored queries of one side of the split."""
+        return store.load_routing_data(
+            domain,
+            split=split,
+            weak_model=self.weak_key,
+            strong_model=self.strong_key,
+            **which,
+        )
+
+
 def _run(plan: _Plan, *, quiet: bool) -> dict[str, Any]:
     from foretell.cli._routers import router_table
     from foretell.evaluation.domains import load_domain
@@ -139,16 +164,19 @@ def _run(plan: _Plan, *, quiet: bool) -> dict[str, Any]:
     options = _write_inputs(plan, domain)
     say(f"[bold]{domain.name}[/bold]: {domain.description}")
 
-    strong_name = _collect(plan, domain, say)
-    weak_rate, strong_rate = _label(plan, domain, options)
-    say(f"right answers: small model {_share(weak_rate)}, large model {_share(strong_rate)}")
-
-    evaluation, probe = _train_and_compare(plan)
-    say(f"probe {probe.card.name} reads {probe.card.read_point}; saved in {probe.folder}\n")
+    answered = _collect(plan, domain, say)
+    _label(plan, domain, options)
+    evaluation, probe = _train_and_compare(plan, answered, say)
+    say(f"probe {probe.card.name} reads {probe.card.read_point}; saved in {probe.folder}")
+    if probe.early:
+        looks = ", ".join(str(card.read_point) for card in probe.early)
+        say(f"the hopeless are declined sooner, at {looks}")
+    say()
     say(router_table(evaluation))
 
     say(f"\n[bold]live[/bold]: held-out queries, {_STRONG_SHARE:.0%} strong calls as the goal")
-    live = _route_live(plan, domain, options, say)
+    live = _route_live(plan, domain, options, answered, say)
+    strong_name = answered.strong_name
     report = _write_report(plan, domain, evaluation, strong_name)
     if not quiet:
         _show(evaluation, live, domain, strong_name, report, plan)
@@ -188,17 +216,17 @@ def _write_inputs(plan: _Plan, domain: Domain) -> dict[str, str]:
     return options
 
 
-def _collect(plan: _Plan, domain: Domain, say: Say) -> str:
-    """Answers of both models into the store; says and returns who the strong one really is."""
+def _collect(plan: _Plan, domain: Domain, say: Say) -> _Answered:
+    """Answers of both models into the store."""
     from foretell.runtime import (
         Foretell,
+        answering_key,
         collect,
         default_read_points,
         engine_key,
         observer_of_engine,
         observer_of_model,
     )
-    from foretell.store import model_key
 
     with Foretell.from_config(plan.config()) as ft, ft.open_store() as store:
         with waiting("opening the small model") as tell:
@@ -214,19 +242,24 @@ def _collect(plan: _Plan, domain: Domain, say: Say) -> str:
                 "--seed at their defaults, or give --strong or --strong-url"
             )
         points = default_read_points(engine.identity)
+        answered = _Answered(
+            strong_name=strong.description,
+            weak_key=engine_key(engine),
+            strong_key=answering_key(strong),
+        )
         jobs: list[tuple[str, Role, Sequence[Query], str, Callable[..., Observation]]] = [
             (
                 "small model answers",
                 "weak",
                 domain.queries,
-                engine_key(engine),
+                answered.weak_key,
                 observer_of_engine(engine, points),
             ),
             (
                 "large model answers",
                 "strong",
                 answerable,
-                model_key(strong.identity or strong.name),
+                answered.strong_key,
                 observer_of_model(strong),
             ),
         ]
@@ -242,23 +275,18 @@ def _collect(plan: _Plan, domain: Domain, say: Say) -> str:
                     sampling=domain.sampling,
                     on_done=lambda _, advance=advance: advance(),
                 )
-        return strong.description
+        return answered
 
 
-def _label(
-    plan: _Plan, domain: Domain, options: Mapping[str, str]
-) -> tuple[float | None, float | None]:
+def _label(plan: _Plan, domain: Domain, options: Mapping[str, str]) -> None:
     from foretell.flywheel import label_domain, make_labeller
     from foretell.runtime import Foretell
 
     with Foretell.from_config(plan.config()) as ft, ft.open_store() as store:
-        counts = label_domain(store, domain.name, make_labeller(domain.labeller, options))
-    return counts["weak"].success_rate, counts["strong"].success_rate
+        label_domain(store, domain.name, make_labeller(domain.labeller, options))
 
 
-def _train_and_compare(plan: _Plan) -> tuple[Evaluation, Trained]:
-    import numpy as np
-
+def _train_and_compare(plan: _Plan, answered: _Answered, say: Say) -> tuple[Evaluation, Trained]:
     from foretell.cli._routers import compared_routers
     from foretell.evaluation import evaluate_routers
     from foretell.probes import select_linear_probe
@@ -267,8 +295,13 @@ def _train_and_compare(plan: _Plan) -> tuple[Evaluation, Trained]:
 
     with Foretell.from_config(plan.config()) as ft, ft.open_store() as store:
         metric = the_metric(store, plan.domain, None)
-        train = store.load_routing_data(plan.domain, split="train")
-        test = store.load_routing_data(plan.domain, split="test")
+        train = answered.load(store, plan.domain, "train")
+        test = answered.load(store, plan.domain, "test")
+    weak_rate, strong_rate = (
+        _success_rate(np.concatenate(columns))
+        for columns in ((train.weak, test.weak), (train.strong, test.strong))
+    )
+    say(f"right answers: small model {_share(weak_rate)}, large model {_share(strong_rate)}")
     with tracking("training the probe") as progress:
         # The test queries judge the selection, so it is not repeated in outer folds.
         selection = select_linear_probe(train, nested=False, seed=plan.seed, progress=progress)
@@ -292,10 +325,13 @@ def _train_and_compare(plan: _Plan) -> tuple[Evaluation, Trained]:
     return evaluation, probe
 
 
-def _route_live(plan: _Plan, domain: Domain, options: Mapping[str, str], say: Say) -> LiveResult:
+def _route_live(
+    plan: _Plan, domain: Domain, options: Mapping[str, str], answered: _Answered, say: Say
+) -> LiveResult:
     from foretell.cli._live import Known, route_live
     from foretell.flywheel import make_labeller
     from foretell.runtime import Foretell
+    from foretell.store import model_key
     from foretell.upstreams import cost_usd
 
     labeller = make_labeller(domain.labeller, options)
@@ -303,10 +339,11 @@ def _route_live(plan: _Plan, domain: Domain, options: Mapping[str, str], say: Sa
         with waiting("opening models") as tell:
             route = ft.open_route("auto", progress=tell)
         with ft.open_store() as store:
-            known = store.load_routing_data(plan.domain, split="test", read_points=())
+            known = answered.load(store, plan.domain, "test", read_points=())
             strong_costs = {
                 o.query.id: cost_usd(o.answer.usage, ft.config.models["large"].price)
                 for o in store.observations(plan.domain, "strong")
+                if model_key(o.model or o.answer.model) == answered.strong_key
             }
         queries = [
             query
@@ -411,6 +448,11 @@ def _strong_config(
     if not recording.is_file():
         raise InputError(f"no recordings ship for domain {domain!r}; give --strong or --strong-url")
     return RecordedModel(engine="recorded", path=Path(str(recording)), price=_STRONG_PRICE)
+
+
+def _success_rate(outcomes: NDArray[np.float64]) -> float | None:
+    known = outcomes[~np.isnan(outcomes)]
+    return float(known.mean()) if known.size else None
 
 
 def _share(rate: float | None) -> str:

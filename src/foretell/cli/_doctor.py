@@ -85,7 +85,9 @@ def _configuration(path: Path) -> Iterator[Finding]:
             yield _checked(f"models.{name}.api_key_env", key_is_set, f"export {variable}=…")
         if isinstance(model, LlamacppModel):
             yield _checked(
-                f"models.{name}", lambda model=model: _weights(model), "foretell models pull"
+                f"models.{name}",
+                lambda model=model: _weights(model),
+                f"foretell models pull {model.model}",
             )
     for name, route in config.routes.items():
         if route.router == "probe":

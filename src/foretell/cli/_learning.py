@@ -48,13 +48,14 @@ def collect(
     """
     from foretell.runtime import (
         Foretell,
+        answering_key,
         collect,
         default_read_points,
         engine_key,
         observer_of_engine,
         observer_of_model,
     )
-    from foretell.store import check_splits, load_queries, model_key
+    from foretell.store import check_splits, load_queries
 
     queries = load_queries(input)
     check_splits(queries)
@@ -72,8 +73,7 @@ def collect(
         if with_strong:
             with waiting("opening the strong model") as say:
                 strong = ft.open_model(chosen.strong[0], progress=say)
-            key = model_key(strong.identity or strong.name)
-            jobs.append(("strong", key, observer_of_model(strong)))
+            jobs.append(("strong", answering_key(strong), observer_of_model(strong)))
         for role, key, observe in jobs:
             with counting(f"{role} model", len(queries) * rollouts) as advance:
                 done = collect(

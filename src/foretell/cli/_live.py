@@ -21,8 +21,9 @@ class LiveResult:
     """What came of the live queries; shares and accuracies over all of them.
 
     ``cost_saving`` is against always asking the strong model, the weak prefills of escalated
-    queries charged; ``early_exit_share`` is the share whose prefill was cut short. ``None`` where
-    nothing is known.
+    queries charged whole; ``early_exit_share`` is the share whose prefill was cut short,
+    ``layers_computed_share`` the mean share of the model's layers that prefills went through.
+    ``None`` where nothing is known.
     """
 
     queries: int
@@ -36,6 +37,7 @@ class LiveResult:
     prefill_ms_p50: float | None
     probe_ms_p50: float | None
     early_exit_share: float
+    layers_computed_share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,7 @@ def route_live(
     say: Callable[..., None],
 ) -> LiveResult:
     """Route the queries one by one, as a server would, and say a line about each."""
+    layers = route.weak_identity.n_layers
     replies: list[Reply] = []
     outcomes: list[float | None] = []
     for query in queries:
@@ -101,6 +104,9 @@ def route_live(
         prefill_ms_p50=median(prefills) if prefills else None,
         probe_ms_p50=median(probes) if probes else None,
         early_exit_share=stopped / len(queries),
+        layers_computed_share=fmean(
+            1.0 if (at := r.decision.stopped_at) is None else (at + 1) / layers for r in replies
+        ),
     )
 
 
@@ -120,6 +126,7 @@ def live_table(live: LiveResult, strong_name: str) -> Table:
     table.add_row("calls to the large model", "0%", _percent(share), "100%")
     table.add_row("cost saved", "", _percent(live.cost_saving), "0%")
     table.add_row("prefills cut short", "", _percent(live.early_exit_share), "")
+    table.add_row("layers computed", "100%", _percent(live.layers_computed_share), "")
     table.caption = f"large model: {strong_name}; prices assumed, see foretell.yaml"
     table.caption_justify = "left"
     return table

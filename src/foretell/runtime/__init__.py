@@ -2,6 +2,7 @@
 
 from foretell.runtime._collect import (
     Collected,
+    answering_key,
     collect,
     default_read_points,
     engine_key,
@@ -33,6 +34,7 @@ __all__ = [
     "ProbeEstimator",
     "Route",
     "Trained",
+    "answering_key",
     "bar_for",
     "collect",
     "default_read_points",

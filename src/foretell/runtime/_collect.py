@@ -70,20 +70,20 @@ def observer_of_engine(engine: PrefillEngine, read_points: Sequence[ReadPoint]) 
     return observe
 
 
-def observer_of_model(
-    model: AnsweringModel, *, role: Role = "strong", identity: ModelIdentity | None = None
-) -> Observe:
+def observer_of_model(model: AnsweringModel, *, role: Role = "strong") -> Observe:
     """Observes a model by its answers alone."""
 
     def observe(domain: str, query: Query, sampling: Sampling, rollout: int) -> Observation:
         started = perf_counter()
-        answer = model.answer(query.messages, sampling)
+        # An API may say in its answers which version of the model gave them. They are kept under
+        # the name that is known beforehand, so that a second run finds them.
+        answer = replace(model.answer(query.messages, sampling), model=model.source)
         return Observation(
             domain=domain,
             query=query,
             role=role,
             answer=answer,
-            model=identity,
+            model=model.identity,
             rollout=rollout,
             seconds=perf_counter() - started,
         )
@@ -151,6 +151,11 @@ def collect(
 def engine_key(engine: PrefillEngine) -> str:
     """The name of the engine's model in the store."""
     return model_key(engine.identity)
+
+
+def answering_key(model: AnsweringModel) -> str:
+    """The name in the store of a model that only answers."""
+    return model_key(model.identity or model.source)
 
 
 def _sampled(sampling: Sampling, rollout: int) -> Sampling:

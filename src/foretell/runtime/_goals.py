@@ -13,7 +13,7 @@ from foretell.config import QualityGoal, StrongShareGoal, ThresholdGoal
 from foretell.errors import ConfigError
 from foretell.probes import FittedLinearProbe, HeldOut, SavedProbe
 
-_EARLY_LOSS: Final = 0.02
+_EARLY_LOSS: Final = 0.04
 
 Goal = QualityGoal | StrongShareGoal | ThresholdGoal
 
@@ -72,7 +72,7 @@ def early_bars(
 ) -> tuple[tuple[FittedLinearProbe, float], ...]:
     """Early probes with the bars below which each declines.
 
-    Together they may decline at most 2 % of the training queries that the full rule keeps.
+    Together they may decline at most 4 % of the training queries that the full rule keeps.
     """
     kept = held_out.p_success >= keep_at
     return tuple(

@@ -43,6 +43,11 @@ class AnsweringModel(Protocol):
         ...
 
     @property
+    def source(self) -> str:
+        """Which model it is, whatever the configuration calls it."""
+        ...
+
+    @property
     def description(self) -> str:
         """Who really answers, in a few words for people."""
         ...
@@ -123,6 +128,7 @@ class EngineModel:
         self.name = name
         self.price = price
         self.identity = engine.identity
+        self.source = engine.identity.source
         self.description = f"{engine.identity.source}, running here ({engine.identity.engine})"
         self._engine = engine
 
@@ -150,6 +156,7 @@ class ApiModel:
         self.name = name
         self.price = config.price
         self.identity = None
+        self.source = config.model
         self.description = f"{config.model} at {config.base_url}"
         self._chat = BlockingChat(
             OpenAIChatModel(
@@ -182,6 +189,7 @@ class ReplayedModel:
         self.name = name
         self.price = price
         self.identity = None
+        self.source = answers.name
         self.description = f"recordings of {answers.name}, made earlier"
         self._answers = answers
 

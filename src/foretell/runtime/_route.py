@@ -20,6 +20,7 @@ from foretell.records import (
     Decision,
     Estimate,
     Message,
+    ModelIdentity,
     ReadPoint,
     Reply,
     Role,
@@ -109,6 +110,11 @@ class Route:
         self._weak_price = weak_price
         self._rng = rng
 
+    @property
+    def weak_identity(self) -> ModelIdentity:
+        """The weak model, as it is served."""
+        return self._weak.identity
+
     def decide(
         self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
     ) -> Decision:
@@ -134,24 +140,20 @@ class Route:
         """
         decision, prefill = self._decide(messages, tools, answer_tokens=sampling.max_tokens)
         with ExitStack() as stack:
+            if prefill is None and decision.serve == "weak":
+                decision, prefill = self._prefilled(decision, messages, tools, sampling.max_tokens)
             if prefill is not None:
                 stack.callback(prefill.close)
             if on_decision is not None:
                 on_decision(decision)
-            if decision.serve == "weak":
-                if prefill is None:
-                    prompt = self._weak.render(messages, tools=tools)
-                    prefill = self._weak.prefill(prompt, answer_tokens=sampling.max_tokens)
-                    stack.callback(prefill.close)
+            if prefill is not None and decision.serve == "weak":
                 answer = drain(prefill.decode(sampling), on_text)
                 return self._reply(answer, self._weak_name, self._weak_price, decision)
-            spent = 0 if prefill is None else len(prefill.prompt.tokens)
+            wasted = self._prefill_usd(prefill)
             if prefill is not None:
                 prefill.close()  # its place is needed no more while the strong model answers
             model, answer = self._ask_strong(messages, sampling, on_text)
             reply = self._reply(answer, model.name, model.price, decision)
-            # The weak prefill is charged whole, though part of it was cached or never computed.
-            wasted = cost_usd(Usage(prompt_tokens=spent, completion_tokens=0), self._weak_price)
             total = None if reply.cost_usd is None or wasted is None else reply.cost_usd + wasted
             return replace(reply, cost_usd=total)
 
@@ -169,17 +171,40 @@ class Route:
         draw = float(self._rng.random()) if self._explore else None
         try:
             prompt = self._weak.render(messages, tools=tools)
-            if isinstance(estimator, OutsideEstimator):
-                estimate = estimator.estimate(messages, prompt.own_tokens)
-                return self._choose(estimate, draw), None
-            explores = draw is not None and draw < self._explore
-            gate = estimator.gate(0.0 if explores else self.bar.keep_at)
+        except InputError as error:
+            return self._cannot_take(error), None
+        if isinstance(estimator, OutsideEstimator):
+            return self._choose(estimator.estimate(messages, prompt.own_tokens), draw), None
+        explores = draw is not None and draw < self._explore
+        gate = estimator.gate(0.0 if explores else self.bar.keep_at)
+        try:
             prefill = self._weak.prefill(
                 prompt, estimator.read_points, gate, answer_tokens=answer_tokens
             )
         except InputError as error:
-            return self._declined(f"the weak model cannot take this query: {error}"), None
-        return self._explained(estimator, gate, prefill, draw), prefill
+            return self._cannot_take(error), None
+        try:
+            return self._explained(estimator, gate, prefill, draw), prefill
+        except BaseException:
+            prefill.close()
+            raise
+
+    def _prefilled(
+        self,
+        decision: Decision,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        answer_tokens: int,
+    ) -> tuple[Decision, Prefill | None]:
+        """The prefill behind a decision for the weak model that was made without one."""
+        try:
+            prompt = self._weak.render(messages, tools=tools)
+            return decision, self._weak.prefill(prompt, answer_tokens=answer_tokens)
+        except InputError as error:
+            declined = self._cannot_take(error)
+            if declined.serve == "weak":
+                raise
+            return declined, None
 
     def _explained(
         self,
@@ -190,7 +215,6 @@ class Route:
     ) -> Decision:
         reading = gate.reading
         if reading is None:
-            prefill.close()
             raise RoutingError(
                 f"the engine never reached {estimator.probe.read_point}; this is a defect of it"
             )
@@ -212,6 +236,9 @@ class Route:
             explore=self._explore,
             draw=draw,
         )
+
+    def _cannot_take(self, error: InputError) -> Decision:
+        return self._declined(f"the weak model cannot take this query: {error}")
 
     def _declined(self, reason: str) -> Decision:
         decision = decide(None, keep_at=self.bar.keep_at, on_decline=self._on_decline)
@@ -237,6 +264,13 @@ class Route:
                     raise
         last = self.strong[-1]
         return last, last.answer(messages, sampling, tell)
+
+    def _prefill_usd(self, prefill: Prefill | None) -> float | None:
+        """What a weak prefill cost; charged whole, though part was cached or never computed."""
+        if prefill is None:
+            return 0.0
+        usage = Usage(prompt_tokens=len(prefill.prompt.tokens), completion_tokens=0)
+        return cost_usd(usage, self._weak_price)
 
     def _reply(self, answer: Answer, model: str, price: Price | None, decision: Decision) -> Reply:
         return Reply(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -21,16 +22,22 @@ from foretell.probes import (
     save_probe,
     select_linear_probe,
 )
-from foretell.records import RoutingData
+from foretell.records import ReadPoint, RoutingData
 from foretell.store import Store
+
+_NEARLY_AS_GOOD: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """A probe that was trained and saved, with the evidence for it."""
+    """A probe that was trained and saved, with the evidence for it.
+
+    ``early`` are the cards of the probes below it that may decline a query sooner.
+    """
 
     selection: Selection
     card: ProbeCard
+    early: tuple[ProbeCard, ...]
     folder: Path
 
 
@@ -100,44 +107,39 @@ def save_selection(
         )
         return save_probe(chosen.probe, card, place, held_out=_held_out(chosen, data))
 
-    for early in select_early_probes(selection, data):
-        point = early.probe.read_point.name
-        saved(early, f"{domain}-early-{point}", _early_folder(target) / point)
-    return Trained(selection=selection, card=saved(selection, domain, target), folder=target)
+    early = tuple(
+        saved(chosen, f"{domain}-early-{point}", _early_folder(target) / point)
+        for chosen in select_early_probes(selection, data)
+        if (point := chosen.probe.read_point.name)
+    )
+    card = saved(selection, domain, target)
+    return Trained(selection=selection, card=card, early=early, folder=target)
 
 
 def select_early_probes(selection: Selection, data: RoutingData) -> list[Selection]:
     """Probes at lower layers that can decline the hopeless before the chosen one is reached.
 
-    The best read point of the first half of the model, and the best of the part from there to
-    three quarters, as far as these lie below the chosen one. Read off the sweep; only fitting
-    and held-out chances are new work.
+    The best read point of the model's first half, and the lowest one that ranks nearly as well
+    as the chosen one (AUROC within 0.03), as far as these lie below it. Read off the sweep; only
+    fitting and held-out chances are new work.
     """
-    if data.model is None:
+    if data.model is None or selection.chosen.auroc is None:
         return []
-    deepest = selection.probe.read_point.layer
-    half, three_quarters = data.model.n_layers // 2, data.model.n_layers * 3 // 4
-    found: list[Selection] = []
-    for first, end in ((0, half), (half, three_quarters)):
-        rows = [
-            row
-            for row in selection.sweep
-            if not row.fine
-            and row.auroc is not None
-            and first <= row.read_point.layer < min(end, deepest)
-        ]
-        if rows:
-            best = max(rows, key=lambda row: row.auroc or 0.0)
-            found.append(
-                select_linear_probe(
-                    data,
-                    read_points=[best.read_point],
-                    folds=selection.folds,
-                    nested=False,
-                    seed=selection.seed,
-                )
-            )
-    return found
+    below = [
+        (row.auroc, row.read_point)
+        for row in selection.sweep
+        if row.auroc is not None and row.read_point.layer < selection.chosen.read_point.layer
+    ]
+    half = [row for row in below if row[1].layer < data.model.n_layers // 2]
+    near = [point for auroc, point in below if auroc >= selection.chosen.auroc - _NEARLY_AS_GOOD]
+    points = {max(half)[1]} if half else set[ReadPoint]()
+    points |= {min(near)} if near else set()
+    return [
+        select_linear_probe(
+            data, read_points=[point], folds=selection.folds, nested=False, seed=selection.seed
+        )
+        for point in sorted(points)
+    ]
 
 
 def _held_out(selection: Selection, data: RoutingData) -> HeldOut:
