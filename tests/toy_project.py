@@ -1,4 +1,4 @@
-"""A whole project on the tiny engine: queries whose difficulty is known, and a recorded strong model.
+"""A whole project on the tiny engine: queries of known difficulty, and a recorded strong model.
 
 The weak model counts as right about the north, wrong about the south and the east, except for one
 query in ten, where it is the other way round; the strong model is wrong about one in five.
@@ -7,8 +7,12 @@ query in ten, where it is the other way round; the strong model is wrong about o
 from __future__ import annotations
 
 import json
+import shlex
+import signal
+import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -22,6 +26,13 @@ from foretell.cli import main
 from foretell.prefill.engines.recorded import write_recording
 from foretell.records import Answer, Observation, Query, Role, Usage
 
+# A shell may start tests in the background with SIGINT ignored, which children inherit.
+_PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from foretell.cli import main
+main()
+"""
 DIRECTIONS = ("north", "south", "east")
 CONFIG: Mapping[str, Any] = {
     "schema_version": 1,
@@ -137,14 +148,14 @@ class Finished:
         return json.loads(self.out)
 
 
-def foretell(folder: Path, *arguments: str) -> Finished:
-    """The command as a user in ``folder`` gives it, in this process."""
+def foretell(folder: Path, command: str, *arguments: str) -> Finished:
+    """The command as a user in ``folder`` types it, in this process; then more arguments."""
     out, err = StringIO(), StringIO()
     with (
         chdir(folder),
         redirect_stdout(out),
         redirect_stderr(err),
-        patch.object(sys, "argv", ["foretell", *arguments]),
+        patch.object(sys, "argv", ["foretell", *shlex.split(command), *arguments]),
     ):
         try:
             main()
@@ -154,3 +165,33 @@ def foretell(folder: Path, *arguments: str) -> Finished:
             code = 0
     assert isinstance(code, int)
     return Finished(code=code, out=out.getvalue(), err=err.getvalue())
+
+
+def refused(finished: Finished, *said: str) -> None:
+    """Exit 1, nothing on stdout, and one sentence on stderr that holds every part of ``said``."""
+    # Progress bars come before; the error is the last thing.
+    _, mark, sentence = finished.err.rpartition("error: ")
+    assert finished.code == 1
+    assert finished.out == ""
+    assert mark, finished.err
+    assert "Traceback" not in finished.err
+    assert len(sentence.strip().splitlines()) == 1
+    for part in said:
+        assert part in sentence
+
+
+def interrupted(folder: Path, command: str, *, when: Callable[[], bool]) -> Finished:
+    """The command in a process of its own, sent a Ctrl-C as soon as ``when`` says so."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, *command.split()],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    give_up = time.monotonic() + 60
+    while not when() and process.poll() is None and time.monotonic() < give_up:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    return Finished(code=process.returncode, out=out, err=err)

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_project import foretell, write_project
 
-# Fits are tiny here; threads of the linear algebra would only fight for the cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from toy_project import foretell, write_project
 
 
 @pytest.fixture(scope="session")

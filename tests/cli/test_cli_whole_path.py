@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from toy_project import CONFIG, changed, foretell, write_config
 
 ROUTERS = {"probe", "embedding", "tfidf", "length", "keyword", "domain", "random"}
@@ -28,14 +29,14 @@ def test_collect_counts_the_answers_of_both_models(printed):
 def test_a_second_collect_answers_nothing_again(project):
     again = foretell(
         project,
-        *"collect --domain toy --input queries.jsonl --with-strong --max-tokens 4 --json".split(),
+        "collect --domain toy --input queries.jsonl --with-strong --max-tokens 4 --json",
     ).json()
     assert (again["weak"], again["strong"]) == ({"new": 0, "skipped": 180},) * 2
 
 
 def test_rollouts_are_answers_of_their_own(project):
     words = "collect --domain toy --input queries.jsonl --max-tokens 2 --rollouts 2 --json"
-    assert foretell(project, *words.split()).json()["weak"] == {"new": 180, "skipped": 180}
+    assert foretell(project, words).json()["weak"] == {"new": 180, "skipped": 180}
 
 
 def test_imported_labels_are_counted(printed):
@@ -108,8 +109,8 @@ def test_chat_streams_the_answer_alone_on_stdout(project):
 
 def test_earlier_messages_come_from_a_file(project):
     (project / "before.json").write_text('[{"role": "system", "content": "Be brief."}]')
-    words = ("route", "Which town in the north is nr 1?", "--messages", "before.json", "--json")
-    assert foretell(project, *words).json()["p_success"] is not None
+    words = "route 'Which town in the north is nr 1?' --messages before.json --json"
+    assert foretell(project, words).json()["p_success"] is not None
 
 
 @pytest.mark.parametrize("router", ["tfidf", "length", "keyword", "random", "weak", "strong"])
@@ -122,7 +123,7 @@ def test_a_route_takes_other_routers_too(project, router):
 
 def test_labels_by_code_are_counted_by_role_and_reason(project):
     words = "label --domain toy --labeller regex --option pattern=town --json"
-    labelled = foretell(project, *words.split()).json()
+    labelled = foretell(project, words).json()
     assert labelled["strong"] == {
         "queries": 180,
         "labelled": 180,
@@ -134,7 +135,7 @@ def test_labels_by_code_are_counted_by_role_and_reason(project):
 
 
 def test_training_again_makes_the_next_version_and_both_are_listed(project):
-    foretell(project, *"train --domain toy --no-nested --json".split()).json()
+    foretell(project, "train --domain toy --no-nested --json").json()
     listed = foretell(project, "probes", "ls", "--json").json()
     assert [probe["probe"] for probe in listed] == ["toy@1", "toy@2"]
     assert foretell(project, "probes", "show", "toy").json()["version"] == 2
@@ -143,14 +144,14 @@ def test_training_again_makes_the_next_version_and_both_are_listed(project):
 
 
 def test_nested_training_measures_the_selection_too(project):
-    trained = foretell(project, *"train --domain toy --nested --seed 1 --json".split()).json()
+    trained = foretell(project, "train --domain toy --nested --seed 1 --json").json()
     assert trained["nested"] is True
 
 
 def test_what_is_stored_can_be_counted_and_erased(project):
     (row,) = foretell(project, "data", "stats", "--json").json()
     assert row == {"domain": "toy", "queries": 180, "weak": 180, "strong": 180, "outcomes": 360}
-    assert "180 queries erased" in foretell(project, *"data delete --domain toy --yes".split()).out
+    assert "180 queries erased" in foretell(project, "data delete --domain toy --yes").out
     assert foretell(project, "data", "stats", "--json").json() == []
     assert not list((project / "vectors").rglob("*.parquet"))
 
@@ -182,17 +183,17 @@ def test_the_cache_is_listed_and_emptied(tmp_path, monkeypatch):
     assert "empty" in foretell(tmp_path, "models", "ls").out
 
 
-def test_numbers_that_are_not_defined_are_null(project, tmp_path):
+def test_numbers_that_are_not_defined_are_null(project):
     weak_only = [
         line
         for line in (project / "outcomes.jsonl").read_text().splitlines()
         if json.loads(line)["role"] == "weak"
     ]
-    foretell(project, *"data delete --domain toy --yes".split())
-    foretell(project, *"collect --domain toy --input queries.jsonl --max-tokens 2".split())
+    foretell(project, "data delete --domain toy --yes")
+    foretell(project, "collect --domain toy --input queries.jsonl --max-tokens 2")
     (project / "weak.jsonl").write_text("\n".join(weak_only) + "\n")
-    foretell(project, *"label --domain toy --labeller import --option file=weak.jsonl".split())
-    evaluated = foretell(project, *"evaluate --domain toy --json".split()).json()
+    foretell(project, "label --domain toy --labeller import --option file=weak.jsonl")
+    evaluated = foretell(project, "evaluate --domain toy --json").json()
     assert evaluated["auroc"]["probe"]["value"] is not None
     # Without a strong model there is no gap to win back.
     assert {leaf["value"] for leaf in evaluated["apgr"].values()} == {None}

@@ -5,9 +5,7 @@ from hypothesis import strategies as st
 
 from foretell.prefill.engines.llamacpp._schedule import Waiting, gated_together, next_call
 
-WAITING = st.lists(
-    st.builds(Waiting, tokens=st.integers(1, 2000), gated=st.booleans()), max_size=8
-)
+WAITING = st.lists(st.builds(Waiting, tokens=st.integers(1, 2000), gated=st.booleans()), max_size=8)
 
 
 @given(WAITING, st.integers(0, 8), st.booleans(), st.floats(0, 1))

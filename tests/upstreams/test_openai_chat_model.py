@@ -30,6 +30,7 @@ from foretell.upstreams import (
 
 KEY = "sk-very-secret-0123456789"
 ASKED = ({"role": "user", "content": "Hello?"},)
+PLAIN = Sampling()
 QUICK = Retries(attempts=3, first_wait_s=0.01, longest_wait_s=0.02, jitter_s=0)
 
 
@@ -48,7 +49,7 @@ def model_at(url: str, **options) -> OpenAIChatModel:
 
 
 def ask(
-    *scripts: Script, messages=ASKED, sampling=Sampling(), on_text=None, **options
+    *scripts: Script, messages=ASKED, sampling=PLAIN, on_text=None, **options
 ) -> tuple[Answer, ScriptedServer]:
     async def call():
         async with serving(*scripts) as server, model_at(server.url, **options) as model:

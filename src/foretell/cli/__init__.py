@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
+from rich.markup import escape
 
 from foretell.cli import _demo, _inspect, _learning, _serving
 from foretell.cli._console import err
@@ -30,8 +32,11 @@ def main() -> None:
     try:
         app()
     except RoutingError as error:
-        err.print(f"[red]error:[/red] {_escaped(str(error))}", soft_wrap=True)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"cannot use {error.filename}: {error.strerror}; give another path, or free this one")
     except SystemExit as ending:
         # typer turns Ctrl-C into this code, and says nothing
         if ending.code == _INTERRUPTED:
@@ -39,7 +44,6 @@ def main() -> None:
         raise
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def _fail(sentence: str) -> NoReturn:
+    err.print(f"[red]error:[/red] {escape(sentence)}", soft_wrap=True)
+    sys.exit(1)

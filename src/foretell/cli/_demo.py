@@ -436,6 +436,10 @@ def _strong_config(
     domain: str, strong: str | None, url: str | None, model: str, key_env: str | None
 ) -> ModelConfig:
     """The strong model as asked for: an endpoint, a local file, or the recordings that ship."""
+    from foretell.evaluation.domains import DOMAIN_NAMES
+
+    if domain not in DOMAIN_NAMES:
+        raise InputError(f"unknown domain {domain!r}; use one of: {', '.join(DOMAIN_NAMES)}")
     if strong and url:
         raise InputError("give either --strong or --strong-url, not both")
     if url:

@@ -217,12 +217,17 @@ def evaluate(
     import numpy as np
 
     from foretell.evaluation import ReportContext, draw_curve, evaluate_routers, render_report
-    from foretell.runtime import Foretell, the_metric
+    from foretell.runtime import Foretell, load_split, the_metric
 
+    path = report or Path(f"{domain}.html")
+    if not path.parent.is_dir():
+        raise InputError(
+            f"there is no folder {path.parent} for the report; make it, or give another --report"
+        )
     with Foretell.from_config(config) as ft, ft.open_store() as store:
         metric = the_metric(store, domain, metric)
-        train = store.load_routing_data(domain, metric=metric, split="train")
-        test = store.load_routing_data(domain, metric=metric, split="test")
+        train = load_split(store, domain, "train", metric=metric)
+        test = load_split(store, domain, "test", metric=metric)
     with tracking("comparing routers") as progress:
         evaluation = evaluate_routers(
             train,
@@ -231,7 +236,6 @@ def evaluate(
             np.random.default_rng(seed),
             progress=progress,
         )
-    path = report or Path(f"{domain}.html")
     page = render_report(
         evaluation,
         ReportContext(

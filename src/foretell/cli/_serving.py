@@ -37,10 +37,11 @@ def route(
     """
     from foretell.runtime import Foretell
 
+    conversation = _conversation(text, messages)
     with Foretell.from_config(config) as ft:
         with waiting("opening models") as say:
             opened = ft.open_route(name, progress=say)
-        decision = opened.decide(_conversation(text, messages))
+        decision = opened.decide(conversation)
         if as_json:
             print_json({**asdict(decision), "keep_at_reason": opened.bar.reason})
             return
@@ -64,11 +65,12 @@ def chat(
     """
     from foretell.runtime import Foretell
 
+    conversation = _conversation(text, messages)
     with Foretell.from_config(config) as ft:
         with waiting("opening models") as say:
             opened = ft.open_route(name, progress=say)
         reply = opened.chat(
-            _conversation(text, messages),
+            conversation,
             Sampling(max_tokens=max_tokens, temperature=temperature),
             on_text=None if as_json else _write,
         )
@@ -105,8 +107,12 @@ def _conversation(text: str, before: Path | None) -> list[Message]:
         earlier: Any = json.loads(before.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read messages from {before}: {error}") from error
-    if not isinstance(earlier, list) or not all(isinstance(m, dict) for m in earlier):
-        raise InputError(f"{before} must hold a JSON list of chat messages")
+    if not isinstance(earlier, list) or not all(
+        isinstance(message, dict) and isinstance(message.get("role"), str) for message in earlier
+    ):
+        raise InputError(
+            f"{before} must hold a JSON list of chat messages, each an object with a 'role'"
+        )
     return [*earlier, query]
 
 

@@ -22,6 +22,7 @@ from foretell.evaluation._evaluation import (
 )
 from foretell.evaluation._intervals import Floats, Interval, Resamples, Statistic, interval
 from foretell.evaluation._statistics import apgr_of, auroc_of, cpt_of, mean_of
+from foretell.probes import spare_one_core
 from foretell.records import RoutingData
 from foretell.routers import FittedProbeRouter, FittedRouter, Router
 
@@ -67,6 +68,18 @@ def evaluate_routers(
         ProbeMismatchError: The two sets were collected on different models.
         TrainingDataError: A router cannot be fitted on ``train``.
     """
+    with spare_one_core():
+        return _evaluated(train, test, routers, rng, resamples, progress)
+
+
+def _evaluated(
+    train: RoutingData,
+    test: RoutingData,
+    routers: Sequence[Router],
+    rng: np.random.Generator,
+    resamples: int,
+    progress: Progress | None,
+) -> Evaluation:
     refuse_leaks(train, test)
     names = [router.name for router in routers]
     if len(set(names)) < len(names) or not names:

@@ -8,6 +8,7 @@ from foretell.probes._files import HeldOut, SavedProbe, load_probe, save_probe
 from foretell.probes._honest import Metric
 from foretell.probes._linear import FittedLinearProbe, LinearProbe
 from foretell.probes._selection import Selection, SweepRow, select_linear_probe
+from foretell.probes._threads import spare_one_core
 
 __all__ = [
     "FittedLinearProbe",
@@ -24,4 +25,5 @@ __all__ = [
     "load_probe",
     "save_probe",
     "select_linear_probe",
+    "spare_one_core",
 ]

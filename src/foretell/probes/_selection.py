@@ -19,6 +19,7 @@ from foretell.calibration import Platt, auroc
 from foretell.errors import TrainingDataError
 from foretell.probes._honest import STRICT_JSON, Metric, measure
 from foretell.probes._linear import FittedLinearProbe, LinearProbe
+from foretell.probes._threads import spare_one_core
 from foretell.probes._training_rows import (
     require_activations,
     require_distinct_ids,
@@ -141,28 +142,29 @@ def select_linear_probe(
     searches = 1 + folds if nested else 1
     count = _Counter(searches * (len(points) + min(shortlist, len(points))), progress)
     plan = _Plan(grid=grid, folds=folds, shortlist=shortlist, seed=seed, count=count)
-    everything = np.arange(len(labelled))
-    found = _search(table, everything, plan)
-    p_success = _cross_calibrated(found.scores, table.outcomes, found.held_out)
-    return Selection(
-        probe=_fit(table, everything, found),
-        chosen=found.chosen,
-        sweep=found.sweep,
-        ids=tuple(data.ids[i] for i in labelled),
-        outcomes=table.outcomes,
-        scores=found.scores,
-        p_success=p_success,
-        metrics=measure(
-            _nested_chances(table, plan) if nested else p_success,
-            table.outcomes,
-            table.groups.tolist(),
-            seed,
-        ),
-        nested=nested,
-        unlabelled=len(data) - len(labelled),
-        folds=folds,
-        seed=seed,
-    )
+    with spare_one_core():
+        everything = np.arange(len(labelled))
+        found = _search(table, everything, plan)
+        p_success = _cross_calibrated(found.scores, table.outcomes, found.held_out)
+        return Selection(
+            probe=_fit(table, everything, found),
+            chosen=found.chosen,
+            sweep=found.sweep,
+            ids=tuple(data.ids[i] for i in labelled),
+            outcomes=table.outcomes,
+            scores=found.scores,
+            p_success=p_success,
+            metrics=measure(
+                _nested_chances(table, plan) if nested else p_success,
+                table.outcomes,
+                table.groups.tolist(),
+                seed,
+            ),
+            nested=nested,
+            unlabelled=len(data) - len(labelled),
+            folds=folds,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -16,6 +16,7 @@ from foretell.runtime._route import ProbeEstimator, Route
 from foretell.runtime._training import (
     Trained,
     early_probes,
+    load_split,
     newest_probe,
     probe_versions,
     save_selection,
@@ -41,6 +42,7 @@ __all__ = [
     "early_bars",
     "early_probes",
     "engine_key",
+    "load_split",
     "newest_probe",
     "observer_of_engine",
     "observer_of_model",

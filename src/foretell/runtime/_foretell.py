@@ -140,10 +140,10 @@ class Foretell:
         trained = trained_domains(self.config.probes.dir)
         if len(trained) == 1:
             return trained[0]
-        raise ConfigError(
-            f"the route names no domain, and {self.config.probes.dir} holds probes for "
-            f"{', '.join(trained) or 'none'}; set domain: to one of them"
-        )
+        held = f"the route names no domain, and {self.config.probes.dir} holds "
+        if not trained:
+            raise ConfigError(f"{held}no probe to find it by; set domain:, or run foretell train")
+        raise ConfigError(f"{held}probes for {', '.join(trained)}; set domain: to one of them")
 
     def _estimator(
         self, config: RouteConfig, domain: str, weak: PrefillEngine
@@ -168,15 +168,15 @@ class Foretell:
 
         Its threshold is chosen on the domain's test queries, which the fit has not seen.
         """
-        with self.open_store() as store:
-            train = store.load_routing_data(domain, split="train", read_points=())
-            test = store.load_routing_data(domain, split="test", read_points=())
         unfitted = make_router(router)
         if unfitted.sees not in ("nothing", "query"):
             raise ConfigError(
                 f"router {router!r} must see the {unfitted.sees}, which this route cannot show it "
                 "before deciding; use probe, or one that reads the text"
             )
+        with self.open_store() as store:
+            train = store.load_routing_data(domain, split="train", read_points=())
+            test = store.load_routing_data(domain, split="test", read_points=())
         fitted = unfitted.fit(train, np.random.default_rng(0))
         known = test.take(np.isfinite(test.weak)) if test.weak.size else test
         held_out = HeldOut(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from foretell.errors import ProbeFileError, TrainingDataError
+from foretell.errors import InputError, ProbeFileError, TrainingDataError
 from foretell.probes import (
     HeldOut,
     LabelDefinition,
@@ -22,7 +23,7 @@ from foretell.probes import (
     save_probe,
     select_linear_probe,
 )
-from foretell.records import ReadPoint, RoutingData
+from foretell.records import ReadPoint, RoutingData, Split
 from foretell.store import Store
 
 _NEARLY_AS_GOOD: Final = 0.03
@@ -58,9 +59,20 @@ def train_probe(
     The probe becomes the newest version in ``folder/domain``, which is what routes serve.
     """
     metric = the_metric(store, domain, metric)
-    data = store.load_routing_data(domain, metric=metric, split="train")
+    data = load_split(store, domain, "train", metric=metric)
     selection = select_linear_probe(data, nested=nested, seed=seed, progress=progress)
     return save_selection(selection, data, domain, metric, folder, now=now)
+
+
+def load_split(store: Store, domain: str, split: Split, *, metric: str) -> RoutingData:
+    """One side of a domain's stored queries; raises ``TrainingDataError`` when it is empty."""
+    data = store.load_routing_data(domain, metric=metric, split=split)
+    if not len(data):
+        raise TrainingDataError(
+            f"the {split} set of domain {domain!r} is empty: all of its stored queries are of the "
+            f"other split; collect and label queries whose split is {split!r}"
+        )
+    return data
 
 
 def the_metric(store: Store, domain: str, metric: str | None) -> str:
@@ -73,8 +85,9 @@ def the_metric(store: Store, domain: str, metric: str | None) -> str:
         return metric
     if metric is None and len(known) == 1:
         return known[0]
+    asked = "" if metric is None else f"not by {metric!r} but "
     raise TrainingDataError(
-        f"domain {domain!r} is labelled by {', '.join(known) or 'nothing yet'}; "
+        f"domain {domain!r} is labelled {asked}by {', '.join(known) or 'nothing yet'}; "
         + ("name one of them as the metric" if known else "run foretell label first")
     )
 
@@ -93,7 +106,9 @@ def save_selection(
     The early ones are written first, so a version that exists is whole.
     """
     version = max(probe_versions(folder, domain), default=0) + 1
-    target = folder / domain / str(version)
+    target = _domain_folder(folder, domain) / str(version)
+    # What a crash left of this version is of another selection.
+    shutil.rmtree(_early_folder(target), ignore_errors=True)
 
     def saved(chosen: Selection, name: str, place: Path) -> ProbeCard:
         card = describe(
@@ -153,9 +168,10 @@ def _held_out(selection: Selection, data: RoutingData) -> HeldOut:
 
 def probe_versions(folder: Path, domain: str) -> list[int]:
     """Saved versions of a domain's probe, oldest first."""
-    if not (folder / domain).is_dir():
+    place = _domain_folder(folder, domain)
+    if not place.is_dir():
         return []
-    return sorted(int(p.name) for p in (folder / domain).iterdir() if p.name.isdigit())
+    return sorted(int(p.name) for p in place.iterdir() if p.name.isdigit())
 
 
 def newest_probe(folder: Path, domain: str) -> SavedProbe:
@@ -176,6 +192,16 @@ def early_probes(folder: Path, saved: SavedProbe) -> list[SavedProbe]:
     return sorted(found, key=lambda early: early.card.read_point)
 
 
+def _domain_folder(folder: Path, domain: str) -> Path:
+    # A domain may come from a request, so it must not lead out of the folder.
+    if not domain or domain.startswith(".") or Path(domain).name != domain:
+        raise InputError(
+            f"domain {domain!r} cannot name a folder of probes; use a name without '/' that does "
+            "not begin with a dot"
+        )
+    return folder / domain
+
+
 def _early_folder(version: Path) -> Path:
     return version.with_name(f"{version.name}.early")
 
@@ -184,4 +210,8 @@ def trained_domains(folder: Path) -> list[str]:
     """Domains that have a probe in ``folder``."""
     if not folder.is_dir():
         return []
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and probe_versions(folder, p.name))
+    return sorted(
+        p.name
+        for p in folder.iterdir()
+        if p.is_dir() and not p.name.startswith(".") and probe_versions(folder, p.name)
+    )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import zip_longest
+from typing import Any, TypeVar, cast
 
 from foretell.errors import InputError
 from foretell.records import Query, Sampling
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,3 +39,10 @@ def check_sizes(*, train: int, test: int) -> None:
             f"a domain of {train} training and {test} test queries was asked for; "
             "wanted no negative number and at least one query"
         )
+
+
+def deal(hands: Iterable[Iterable[T]]) -> Iterator[T]:
+    """One item of each hand in turn, passing over those that have run out."""
+    nothing = object()
+    for round_ in zip_longest(*hands, fillvalue=nothing):
+        yield from (cast("T", item) for item in round_ if item is not nothing)

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice, permutations
+from math import prod
 from string import Formatter
 
 import numpy as np
 
 from foretell.errors import InputError
-from foretell.evaluation.domains._domain import Domain, check_sizes
+from foretell.evaluation.domains._domain import Domain, check_sizes, deal
 from foretell.records import Message, Query, Sampling, Split
 
 _DISTRACTION = "other_"
-_DRAWS_PER_ROUND = 20
+
+# More would be the same sentences over and over.
+_MOST_OF_A_TEMPLATE = 60
 
 _EXAMPLES = (
     ("What will the weather be like in Oslo tomorrow evening?", "city", "Oslo"),
@@ -47,6 +51,14 @@ class Template:
         """What can be asked of it: the distracted fields if there are any, else every slot."""
         distracted = [s.removeprefix(_DISTRACTION) for s in self.slots if _is_distraction(s)]
         return tuple(distracted) or self.slots
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """The field that is asked for, and a value for every slot."""
+
+    field: str
+    slots: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,48 +146,48 @@ def _fill(
     rng: np.random.Generator,
 ) -> list[Query]:
     """So many different queries, taken from the templates in turn."""
-    queries: dict[str, Query] = {}
-    while len(queries) < wanted:
-        before = len(queries)
-        for template in templates:
-            for query in _draws(template, source, split, rng):
-                if query.id not in queries:
-                    queries[query.id] = query
-                    break
-            if len(queries) == wanted:
-                break
-        if len(queries) == before:
-            raise InputError(
-                f"extraction has no more than about {before} different {split} queries, but "
-                f"{wanted} were asked for; ask for fewer"
-            )
-    return list(queries.values())
+    fillings = [_fillings(template, source.values, rng) for template in templates]
+    there_are = sum(len(of_template) for of_template in fillings)
+    if wanted > there_are:
+        raise InputError(
+            f"extraction has {there_are} different {split} queries, but {wanted} were asked for; "
+            "ask for fewer"
+        )
+    dealt = deal(
+        [(template, filling) for filling in of_template]
+        for template, of_template in zip(templates, fillings, strict=True)
+    )
+    return [_query(template, filling, split) for template, filling in islice(dealt, wanted)]
 
 
-def _draws(
-    template: Template, source: Source, split: Split, rng: np.random.Generator
-) -> Iterator[Query]:
-    """Some fillings of a template at random, each asked for one of its fields."""
-    for _ in range(_DRAWS_PER_ROUND):
-        field = template.fields[rng.integers(len(template.fields))]
-        filling = _filling(template.slots, source.values, rng)
-        request = template.text.format(**filling)
-        yield _query(template, request[:1].upper() + request[1:], field, filling[field], split)
+def _fillings(
+    template: Template, values: Mapping[str, Sequence[str]], rng: np.random.Generator
+) -> list[Filling]:
+    """Different fillings of a template at random, as many as it bears.
+
+    A distraction differs from what it distracts from.
+    """
+    names = sorted({slot.removeprefix(_DISTRACTION) for slot in template.slots})
+    choices = [
+        list(permutations(values[name], 2 if _DISTRACTION + name in template.slots else 1))
+        for name in names
+    ]
+    shape = (len(template.fields), *map(len, choices))
+    n = min(prod(shape), _MOST_OF_A_TEMPLATE)
+    drawn = np.unravel_index(rng.choice(prod(shape), size=n, replace=False), shape)
+    fillings: list[Filling] = []
+    for field, *picks in zip(*(column.tolist() for column in drawn), strict=True):
+        slots: dict[str, str] = {}
+        for name, choice, pick in zip(names, choices, picks, strict=True):
+            slots |= zip((name, _DISTRACTION + name), choice[pick], strict=False)
+        fillings.append(Filling(field=template.fields[field], slots=slots))
+    return fillings
 
 
-def _filling(
-    slots: Iterable[str], values: Mapping[str, Sequence[str]], rng: np.random.Generator
-) -> dict[str, str]:
-    """A value for every slot; a distraction differs from what it distracts from."""
-    filling: dict[str, str] = {}
-    for name in sorted({slot.removeprefix(_DISTRACTION) for slot in slots}):
-        meant, other = map(int, rng.permutation(len(values[name]))[:2])
-        filling[name] = values[name][meant]
-        filling[_DISTRACTION + name] = values[name][other]
-    return filling
-
-
-def _query(template: Template, request: str, field: str, value: str, split: Split) -> Query:
+def _query(template: Template, filling: Filling, split: Split) -> Query:
+    field = filling.field
+    filled = template.text.format(**filling.slots)
+    request = filled[:1].upper() + filled[1:]
     return Query(
         id=_stable_id(template.group, field, request),
         messages=(
@@ -183,7 +195,7 @@ def _query(template: Template, request: str, field: str, value: str, split: Spli
             {"role": "user", "content": _question(request, field)},
             {"role": "assistant", "content": _answer_start(field)},
         ),
-        reference={field: value},
+        reference={field: filling.slots[field]},
         group=template.group,
         split=split,
         attributes={"intent": template.intent, "field": field},

@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from foretell.errors import InputError
-from foretell.evaluation.domains._domain import Domain, check_sizes
+from foretell.evaluation.domains._domain import Domain, check_sizes, deal
 from foretell.evaluation.domains._geonames import (
     ATTRIBUTION,
     City,
@@ -62,7 +61,7 @@ def load_geo(*, train: int, test: int, seed: int = 0) -> Domain:
         )
     rng = np.random.default_rng(seed)
     strata = [_shuffled(stratum, rng) for stratum in _by_population(cities)]
-    drawn = _shuffled(list(_deal(strata))[: train + test], rng)
+    drawn = _shuffled(list(deal(strata))[: train + test], rng)
     return Domain(
         name="geo",
         description="In which country is a city? Cities of all sizes, from all over the world.",
@@ -114,12 +113,6 @@ def _by_population(cities: Iterable[City]) -> list[list[City]]:
         index = next(i for i, least in enumerate(_STRATA_FROM) if city.population >= least)
         strata[index].append(city)
     return strata
-
-
-def _deal(strata: Iterable[Iterable[City]]) -> Iterator[City]:
-    """One city of each stratum in turn, passing over those that have run out."""
-    for round_ in zip_longest(*strata):
-        yield from (city for city in round_ if city is not None)
 
 
 def _shuffled(cities: Sequence[City], rng: np.random.Generator) -> list[City]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 Tokens = tuple[int, ...]
 
-_SHORTEST_KEPT = 8  # a shorter prefix costs less to evaluate than to keep track of
+SHORTEST_KEPT = 8  # a shorter prefix costs less to evaluate than to keep track of
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +68,7 @@ class CellPool:
             length = common_prefix(kept.tokens, tokens)
             if length > best[1]:
                 best = (kept, length)
-        return best if best[1] >= _SHORTEST_KEPT else (None, 0)
+        return best if best[1] >= SHORTEST_KEPT else (None, 0)
 
     def lease(self, prefix: Tokens, total: int) -> Lease | None:
         """Room for ``total`` tokens that begin with ``prefix``; ``None`` when there is none now.
@@ -93,7 +93,7 @@ class CellPool:
         From then on the prefix is counted there, and the lease shares it.
         """
         fresh = len(prefix) - lease.shared
-        if len(prefix) < _SHORTEST_KEPT or fresh <= 0 or len(prefix) > self._kept_cells:
+        if len(prefix) < SHORTEST_KEPT or fresh <= 0 or len(prefix) > self._kept_cells:
             return None
         self._leased -= fresh
         lease.cells -= fresh
@@ -111,7 +111,7 @@ class CellPool:
         """End a lease. ``keep`` names the tokens that its sequence holds, to reuse them later."""
         self._leased -= lease.cells
         self._drop_source(lease)
-        worth = keep is not None and _SHORTEST_KEPT <= len(keep) <= self._kept_cells
+        worth = keep is not None and SHORTEST_KEPT <= len(keep) <= self._kept_cells
         if worth and keep is not None and self._make_room(len(keep), sequences=0):
             self._keep(lease.sequence, keep)
         else:

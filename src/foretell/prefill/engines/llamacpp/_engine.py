@@ -36,7 +36,7 @@ from foretell.prefill._protocol import Gate, Prompt
 from foretell.prefill._stopping_text import StoppingText
 from foretell.prefill.engines.llamacpp._batch import BatchRows
 from foretell.prefill.engines.llamacpp._capi import LlamaLibrary, load_library
-from foretell.prefill.engines.llamacpp._cells import CellPool, Tokens, common_prefix
+from foretell.prefill.engines.llamacpp._cells import SHORTEST_KEPT, CellPool, Tokens, common_prefix
 from foretell.prefill.engines.llamacpp._requests import LlamaCppPrefill, Request, Stage
 from foretell.prefill.engines.llamacpp._sampler import Sampler
 from foretell.prefill.engines.llamacpp._schedule import Call, Waiting, next_call
@@ -111,13 +111,14 @@ class LlamaCppEngine:
             pool = max(pool_tokens or 2 * self._context_tokens, self._context_tokens)
             threads = threads or default_threads()
             self._tap = Tap(library, self._identity.width)
+            self._output_rows = max(_OUTPUT_ROWS, parallel)
             context = library.new_context(
                 model,
                 n_ctx=pool,
                 n_batch=_BATCH_TOKENS,
                 n_ubatch=_BATCH_TOKENS,
                 n_seq_max=parallel + _KEPT_SEQUENCES,
-                n_outputs_max=max(_OUTPUT_ROWS, parallel),
+                n_outputs_max=self._output_rows,
                 n_outputs_max_per_seq=0,
                 n_threads=threads,
                 n_threads_batch=threads,
@@ -149,6 +150,7 @@ class LlamaCppEngine:
         self._queue_length = 0
         self._closed = False
         self._running = True
+        self._freeing = threading.Lock()
         self._queue: deque[Request] = deque()
         self._prefilling: list[Request] = []
         self._held: set[Request] = set()
@@ -221,17 +223,20 @@ class LlamaCppEngine:
                 )
             self._queue_length += 1
             self._inbox.put(lambda: self._queue.append(request))
+        future.add_done_callback(
+            lambda done: done.cancelled() and self._inbox.put(self._tidy_queue)
+        )
         return future
 
     def close(self) -> None:
         """Free the model; requests in flight end with ``EngineClosedError``."""
         with self._submitting:
-            if self._closed:
-                return
             self._closed = True
-            self._inbox.put(self._stop_running)
+        self._inbox.put(self._stop_running)
         self._thread.join()
-        self._release_native.close()
+        with self._freeing:  # two may close at once
+            self._vocabulary.close()
+            self._release_native.close()
 
     def __enter__(self) -> LlamaCppEngine:
         return self
@@ -253,6 +258,11 @@ class LlamaCppEngine:
                 )
         if not prompt.tokens:
             raise InputError("the prompt has no tokens; wanted at least one")
+        if not 0 <= min(prompt.tokens) <= max(prompt.tokens) < self._vocabulary.size:
+            raise InputError(
+                f"the prompt has tokens that are not among the {self._vocabulary.size} of "
+                f"{self._identity.source}; render it with this engine"
+            )
         if len(prompt.tokens) + answer_tokens > self._context_tokens:
             raise ContextOverflowError(
                 f"the prompt has {len(prompt.tokens)} tokens and {answer_tokens} were asked for "
@@ -296,20 +306,14 @@ class LlamaCppEngine:
         """
         while self._queue and self._running:
             request = self._queue[0]
-            if request.prefilled is None or request.prefilled.cancelled():
-                self._leave_queue()
-                continue
             prefix = request.prompt.tokens[: request.prompt.own_start]
-            evaluating = any(r.evaluated < r.prompt.own_start for r in self._prefilling)
-            if evaluating and self._cells.longest_match(prefix)[1] < len(prefix):
-                return
-            if len(self._prefilling) + len(self._held) + len(self._decoding) >= self._parallel:
+            if self._is_being_evaluated(prefix) or self._served >= self._parallel:
                 return
             lease = self._cells.lease(prefix, len(request.prompt.tokens) + request.answer_tokens)
             if lease is None:
                 return
-            self._leave_queue()
-            if not request.prefilled.set_running_or_notify_cancel():
+            self._queue.popleft()
+            if not self._leaves_queue(request):
                 self._cells.release(lease)
                 continue
             if lease.source is not None:
@@ -318,10 +322,36 @@ class LlamaCppEngine:
             request.evaluated = request.cached = lease.shared
             self._prefilling.append(request)
 
-    def _leave_queue(self) -> None:
-        self._queue.popleft()
+    @property
+    def _served(self) -> int:
+        return len(self._prefilling) + len(self._held) + len(self._decoding)
+
+    def _is_being_evaluated(self, prefix: Tokens) -> bool:
+        """Whether a request under way will leave more of this prefix in the cache than is there."""
+        kept = self._cells.longest_match(prefix)[1]
+        return any(
+            common_prefix(r.prompt.tokens[: r.prompt.own_start], prefix)
+            >= max(kept + 1, SHORTEST_KEPT)
+            for r in self._prefilling
+            if r.evaluated < r.prompt.own_start
+        )
+
+    def _leaves_queue(self, request: Request) -> bool:
+        """Account for a request that was taken out of the queue; whether anybody still wants it."""
         with self._submitting:
             self._queue_length -= 1
+        future = request.prefilled
+        return future is not None and future.set_running_or_notify_cancel()
+
+    def _tidy_queue(self) -> None:
+        """Take out requests whose futures were cancelled."""
+        waiting = list(self._queue)
+        self._queue.clear()
+        for request in waiting:
+            if request.prefilled is not None and request.prefilled.cancelled():
+                self._leaves_queue(request)
+            else:
+                self._queue.append(request)
 
     def _next_call(self) -> Call:
         return next_call(
@@ -364,11 +394,12 @@ class LlamaCppEngine:
         own = start >= request.prompt.own_start
         last_layer = self._identity.n_layers - 1
         all_outputs = own and any(p.pooling != "last" for p in request.points.get(last_layer, ()))
+        room = self._output_rows - rows.outputs
         if all_outputs:
-            count = min(count, max(_OUTPUT_ROWS, self._parallel) - rows.outputs)
-            if count <= 0:
-                return None
+            count = min(count, room)
         complete = start + count == len(request.prompt.tokens)
+        if room <= 0 and (all_outputs or complete):
+            return None
         first_row, first_output = rows.count, rows.outputs
         rows.add(
             request.prompt.tokens[start : start + count],
@@ -527,8 +558,7 @@ class LlamaCppEngine:
         self._free(request)
         future, request.prefilled = request.prefilled, None
         if future is not None:
-            if not future.cancelled():
-                future.set_exception(error)
+            future.set_exception(error)
         else:
             request.output.put(error)
 
@@ -536,9 +566,10 @@ class LlamaCppEngine:
         with self._submitting:
             self._closed = True
         self._take_orders(wait=False)
-        for request in [*self._queue, *self._prefilling, *self._held, *self._decoding]:
-            self._fail(request, error)
+        waiting = [request for request in self._queue if self._leaves_queue(request)]
         self._queue.clear()
+        for request in [*waiting, *self._prefilling, *self._held, *self._decoding]:
+            self._fail(request, error)
 
     def _free(self, request: Request, *, keep: Tokens | None = None) -> None:
         request.stage = Stage.DONE

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes as c
+import threading
 
 import numpy as np
 
-from foretell.errors import InputError
+from foretell.errors import EngineClosedError, InputError
 from foretell.prefill.engines.llamacpp._capi import LlamaLibrary
 
 
 class Vocabulary:
-    """One model's vocabulary. Safe to call from many threads: the library only reads it."""
+    """One model's vocabulary. Any thread may tokenise; pieces are the engine thread's business."""
 
     def __init__(self, library: LlamaLibrary, model: int) -> None:
         self._library = library
@@ -21,6 +22,8 @@ class Vocabulary:
         self.eos_text = self._special_text(library.llama_vocab_eos(self._vocab))
         self._adds_bos: bool = library.llama_vocab_get_add_bos(self._vocab)
         self._pieces: dict[int, bytes] = {}
+        self._in_use = threading.Lock()
+        self._closed = False
 
     def tokenise(self, text: str) -> tuple[int, ...]:
         """Tokens of a rendered prompt; special tokens written in it are recognised.
@@ -28,15 +31,23 @@ class Vocabulary:
         The beginning-of-sequence token is added when the model wants one and the template has
         not written it already.
         """
-        data = text.encode()
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"the prompt has half a surrogate pair ({text[error.start]!a}); send valid Unicode"
+            ) from None
         if b"\0" in data:
             raise InputError("the prompt contains a NUL character; remove it")
         add_bos = self._adds_bos and not text.startswith(self.bos_text or "\0")
         room = len(data) + 2
         tokens = np.empty(room, dtype=np.int32)
-        count = self._library.llama_tokenize(
-            self._vocab, data, len(data), tokens.ctypes.data, room, add_bos, True
-        )
+        with self._in_use:
+            if self._closed:
+                raise EngineClosedError("the engine is closed; open another one")
+            count = self._library.llama_tokenize(
+                self._vocab, data, len(data), tokens.ctypes.data, room, add_bos, True
+            )
         if count < 0:
             raise InputError(f"the prompt could not be tokenised ({-count} tokens, {room} wanted)")
         return tuple(tokens[:count].tolist())
@@ -53,6 +64,11 @@ class Vocabulary:
                 )
             self._pieces[token] = buffer.raw[:size]
         return self._pieces[token]
+
+    def close(self) -> None:
+        """Refuse to tokenise from now on; waits for those that do, for the model is freed next."""
+        with self._in_use:
+            self._closed = True
 
     def ends_answer(self, token: int) -> bool:
         """Whether the model means to stop with this token."""

@@ -1,0 +1,20 @@
+"""Threads of the linear algebra behind fits."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+
+def spare_one_core() -> AbstractContextManager[object]:
+    """Within it, linear algebra uses the cores this process may use less one, at least one.
+
+    Its threads spin while they wait for each other: on every core of a busy machine, a search that
+    takes half a minute took nine.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:  # comes with scikit-learn, without which nothing is fitted
+        return nullcontext()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return threadpool_limits(max(1, (cores or 2) - 1))

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foretell.config import QualityGoal, StrongShareGoal, ThresholdGoal
+from foretell.errors import ConfigError
+from foretell.probes import HeldOut
+from foretell.runtime import bar_for, share_within_budget
+
+MONEY = st.floats(0, 1, allow_subnormal=False)
+
+
+def held_out(
+    p: Sequence[float], *, weak: Sequence[float] = (), strong: Sequence[float] = ()
+) -> HeldOut:
+    blank = [np.nan] * len(p)
+    return HeldOut(
+        p_success=np.array(p), weak=np.array(weak or blank), strong=np.array(strong or blank)
+    )
+
+
+def calibrated(n: int = 2000) -> HeldOut:
+    """Chances that are true to their word; the strong model is right nine times in ten."""
+    rng = np.random.default_rng(0)
+    p = rng.random(n)
+    return HeldOut(
+        p_success=p,
+        weak=(rng.random(n) < p).astype(float),
+        strong=(rng.random(n) < 0.9).astype(float),
+    )
+
+
+def test_a_threshold_is_taken_as_it_is():
+    bar = bar_for(ThresholdGoal(threshold=0.6), held_out([0.1]))
+    assert (bar.keep_at, bar.reason) == (0.6, "the configured threshold")
+
+
+@given(st.floats(0, 1), st.lists(st.floats(0, 1), min_size=1, max_size=50, unique=True))
+def test_the_strong_share_is_that_of_the_held_out_queries(share, p):
+    bar = bar_for(StrongShareGoal(strong_share=share), held_out(p))
+    escalated = sum(chance < bar.keep_at for chance in p)
+    assert abs(escalated - share * len(p)) <= 1
+
+
+def test_the_reason_of_a_share_names_it():
+    assert "40%" in bar_for(StrongShareGoal(strong_share=0.4), held_out([0.1, 0.9])).reason
+
+
+@pytest.mark.parametrize("quality", [0.7, 0.9])
+def test_a_quality_that_evidence_supports_is_held_on_it(quality):
+    evidence = calibrated()
+    bar = bar_for(QualityGoal(quality=quality, confidence=0.9), evidence)
+    kept = evidence.p_success >= bar.keep_at
+    routed = np.where(kept, evidence.weak, evidence.strong).mean()
+    assert 0 < kept.mean() < 1
+    assert routed >= quality * evidence.strong.mean()
+
+
+def test_more_quality_never_keeps_more():
+    evidence = calibrated()
+    bars = [bar_for(QualityGoal(quality=q), evidence).keep_at for q in (0.6, 0.8, 0.9, 0.95, 1)]
+    assert bars == sorted(bars)
+
+
+def test_a_quality_without_enough_evidence_keeps_nothing_and_says_why():
+    few = held_out([0.9, 0.8], weak=[1, 1], strong=[1, 1])
+    bar = bar_for(QualityGoal(quality=0.99, confidence=0.99), few)
+    assert not (few.p_success >= bar.keep_at).any()
+    assert bar.reason
+
+
+def test_queries_without_a_strong_label_are_no_evidence_of_quality():
+    evidence = calibrated()
+    half = np.arange(2000) % 2 == 0
+    partly = HeldOut(
+        p_success=evidence.p_success,
+        weak=evidence.weak,
+        strong=np.where(half, evidence.strong, np.nan),
+    )
+    known = HeldOut(
+        p_success=evidence.p_success[half], weak=evidence.weak[half], strong=evidence.strong[half]
+    )
+    goal = QualityGoal(quality=0.8)
+    assert bar_for(goal, partly) == bar_for(goal, known)
+
+
+def test_quality_needs_labels_of_the_strong_model():
+    with pytest.raises(ConfigError, match="collect --with-strong"):
+        bar_for(QualityGoal(quality=0.9), held_out([0.5, 0.6], weak=[0, 1]))
+
+
+@given(MONEY, MONEY, MONEY)
+def test_a_budget_is_held_unless_the_weak_model_alone_exceeds_it(budget, weak, strong):
+    share = share_within_budget(budget, weak_usd=weak, strong_usd=strong)
+    assert 0 <= share <= 1
+    assert weak + share * strong <= max(budget, weak) + 1e-9
+
+
+def test_a_budget_between_the_two_buys_a_share():
+    # 6 = 1 for the weak model, and half of the strong model's 10.
+    assert share_within_budget(6, weak_usd=1, strong_usd=10) == 0.5
+
+
+def test_a_strong_model_that_costs_nothing_may_answer_everything():
+    assert share_within_budget(0, weak_usd=1, strong_usd=0) == 1
