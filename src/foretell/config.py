@@ -103,7 +103,7 @@ class LlamacppModel(_Model):
     engine: Literal["llamacpp"]
     model: _ModelReference = Field(description="hf:…, file:… or pypi:…")
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads; all cores when absent"
+        default=None, ge=1, description="CPU threads; cores less one when absent"
     )
     context_tokens: int = Field(
         default=2048, ge=16, description="most tokens of one prompt and answer"
@@ -316,7 +316,9 @@ def load_config(path: str | Path) -> Config:
     try:
         settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror or error}; name your configuration with --config"
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:

