@@ -49,7 +49,7 @@ def knows_three_of_four() -> dict[str, str]:
 
 
 def stored(folder: Path, role: str) -> int:
-    database = folder / "demo" / "geo" / "foretell.db"
+    database = folder / "demo" / f"geo-{TRAIN}-{TEST}-0" / "foretell.db"
     if not database.is_file():
         return 0
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
