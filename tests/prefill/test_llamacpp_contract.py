@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from llamacpp_requests import cosines
 from plain_llamacpp import PlainLlama
 
 from foretell.prefill.testing import EngineContract, EngineUnderTest
 from foretell.records import ReadPoint, Sampling
 
-SYSTEM = {
-    "role": "system",
-    "content": "You are a careful clerk who copies lists without a mistake.",
-}
+SYSTEM = {"role": "system", "content": "You copy lists without a mistake."}
 
 
 def counting(question, beginning):
@@ -23,14 +21,14 @@ def counting(question, beginning):
     ]
 
 
-# Continuing a count, the likeliest token leads by more than 3 logits at each of 24 steps, so that
-# rounding decides no word.
+# Continuing a count, the likeliest token leads by about 3 logits or more at each of 24 steps, so
+# that rounding decides no word.
 CONVERSATIONS = [
-    counting("Count to 200.", "1, 2, 3, 4, 5, 6, 7, 8, 9, 10,"),
-    counting("Count from 20 to 99.", "20, 21, 22, 23, 24, 25, 26,"),
-    counting("Count down from 200 to 1.", "200, 199, 198, 197, 196, 195,"),
+    counting("Count on to 99.", "30, 31, 32, 33,"),
+    counting("Count up to 90.", "50, 51, 52, 53,"),
+    counting("Count down.", "80, 79, 78, 77,"),
 ]
-# Weights of 4 bits meet activations rounded to 255 steps, so a sum in another order (a call of
+# Quantised weights meet activations rounded to 255 steps, so a sum in another order (a call of
 # another size, cells in other places) may move a value by a step, and the layers above amplify it.
 # Seen over 72 requests in mixed company: up to 6 % of the largest value, in single elements of the
 # few huge ones; cosines of whole vectors stay above 0.998, and in the same company nothing moves.
@@ -82,12 +80,6 @@ def test_the_answer_and_the_first_token_are_those_of_a_plain_run(smollm2, plain,
     tokens = plain.continue_greedily(prompt.tokens, 24)
     words = b"".join(smollm2._vocabulary.piece(token) for token in tokens)
     assert answer.text == prompt.answer_start + words.decode()
-
-
-def cosines(left, right):
-    left, right = np.atleast_2d(left), np.atleast_2d(right)
-    norms = np.linalg.norm(left, axis=-1) * np.linalg.norm(right, axis=-1)
-    return (left * right).sum(axis=-1) / norms
 
 
 def test_every_token_of_every_layer_points_where_a_plain_run_says(smollm2, plain):

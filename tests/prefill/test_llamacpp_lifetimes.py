@@ -257,7 +257,7 @@ def test_nothing_is_left_after_two_hundred_requests_of_every_kind(open_smollm2):
     def request(seed):
         rng = np.random.default_rng(seed)
         short = country(rng.choice(["Delhi", "Rome", "Lima"]))
-        prompt = engine.render(short if rng.random() < 0.7 else user("word " * rng.integers(40)))
+        prompt = engine.render(short if rng.random() < 0.7 else user("word " * rng.integers(12)))
         points = [ReadPoint(int(layer), "mean") for layer in rng.choice(30, 3, replace=False)]
         stop = rng.choice([-1, 7, 20, 99, 99])
 

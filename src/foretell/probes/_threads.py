@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 
 
 def spare_one_core() -> AbstractContextManager[object]:
@@ -13,8 +14,10 @@ def spare_one_core() -> AbstractContextManager[object]:
     takes half a minute took nine.
     """
     try:
+        # SciPy brings a linear algebra library of its own; only loaded ones can be limited.
+        import_module("scipy.linalg")
         from threadpoolctl import threadpool_limits
-    except ImportError:  # comes with scikit-learn, without which nothing is fitted
+    except ImportError:  # both come with scikit-learn, without which nothing is fitted
         return nullcontext()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return threadpool_limits(max(1, (cores or 2) - 1))
