@@ -13,9 +13,9 @@ from foretell.prefill import Prompt
 from foretell.prefill.engines.llamacpp import _node_filter
 from foretell.records import ReadPoint, Sampling
 
-# The model knows these: at each step of the answer the likeliest token leads by about 2 logits or
-# more, so that rounding (see test_llamacpp_contract.py) decides no word.
-CITIES = ["Delhi", "Cairo", "Munich", "Beijing", "Lisbon", "Tokyo", "Rome", "Milan"]
+# The model knows these: at each step of the answer the likeliest token leads by more than 3 logits,
+# so that rounding (see test_llamacpp_contract.py) decides no word.
+CITIES = ["Delhi", "Warsaw", "Milan", "Rome", "Beijing", "Mumbai", "Sydney", "Toronto"]
 POINTS = [ReadPoint(layer, how) for layer in (0, 14, 29) for how in ("last", "mean", "tokens")]
 COSINE = 0.997  # see test_llamacpp_contract.py
 
@@ -163,10 +163,10 @@ def test_a_gate_that_raises_harms_nobody_else(smollm2, monkeypatch):
 def test_the_examples_are_evaluated_once(open_smollm2):
     engine, fresh = open_smollm2(), open_smollm2()
     _, first = ask(engine, country("Delhi"))
-    _, second = ask(engine, country("Cairo"))
+    _, second = ask(engine, country("Warsaw"))
     assert first.usage.cached_tokens == 0
-    assert second.usage.cached_tokens == engine.render(country("Cairo")).own_start
-    assert second.text == ask(fresh, country("Cairo"))[1].text
+    assert second.usage.cached_tokens == engine.render(country("Warsaw")).own_start
+    assert second.text == ask(fresh, country("Warsaw"))[1].text
 
 
 def test_pooled_vectors_do_not_depend_on_what_was_cached(open_smollm2):
@@ -223,7 +223,7 @@ def test_a_mean_over_several_calls_is_the_mean_of_its_tokens(smollm2, own, layer
 def test_one_that_needs_every_output_row_shares_its_call_with_others(smollm2, monkeypatch):
     monkeypatch.setattr(smollm2, "_decline_rate", 0.0)
     greedy = ReadPoint(29, "tokens")
-    long, short = padded(smollm2.render(country("Delhi")), 100), smollm2.render(country("Cairo"))
+    long, short = padded(smollm2.render(country("Delhi")), 100), smollm2.render(country("Warsaw"))
     ask(smollm2, country("Delhi"))
     with held_up(smollm2):
         first = smollm2.submit(long, [greedy], lambda *_: True, answer_tokens=1)
@@ -232,7 +232,7 @@ def test_one_that_needs_every_output_row_shares_its_call_with_others(smollm2, mo
         assert prefill.activations[greedy].shape[0] == 100
     with second.result(60) as prefill:
         assert prefill.decode(Sampling(max_tokens=12)).answer().text == (
-            ask(smollm2, country("Cairo"))[1].text
+            ask(smollm2, country("Warsaw"))[1].text
         )
 
 

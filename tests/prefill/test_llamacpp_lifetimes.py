@@ -132,7 +132,7 @@ def test_a_caller_that_goes_away_gives_its_place_back(make_smollm2, leave):
         for _ in range(10):
             leave(engine, prompt)
         gc.collect()
-        assert ask(engine, country("Cairo"))[1].text == '{"country": "Egypt"}'
+        assert ask(engine, country("Warsaw"))[1].text == '{"country": "Poland"}'
         assert_only_prefixes_are_left(engine)
 
 
@@ -223,7 +223,7 @@ def test_a_call_that_llama_cpp_refuses_ends_the_requests_in_it_alone(open_smollm
     decode = engine._library.llama_decode
     monkeypatch.setattr(engine._library, "llama_decode", lambda *_: 1)
     with pytest.raises(RoutingError, match="could not evaluate"):
-        engine.prefill(engine.render(country("Cairo")))
+        engine.prefill(engine.render(country("Warsaw")))
     monkeypatch.setattr(engine._library, "llama_decode", decode)
     assert ask(engine, country("Delhi"))[1].text == wanted
     assert_only_prefixes_are_left(engine)
@@ -252,7 +252,7 @@ def test_closing_gives_the_memory_back(make_smollm2):
 
 def test_nothing_is_left_after_two_hundred_requests_of_every_kind(open_smollm2):
     engine = open_smollm2(context_tokens=256, pool_tokens=768, parallel=4)
-    wanted = ask(engine, country("Cairo"))[1].text
+    wanted = ask(engine, country("Warsaw"))[1].text
 
     def request(seed):
         rng = np.random.default_rng(seed)
@@ -291,4 +291,4 @@ def test_nothing_is_left_after_two_hundred_requests_of_every_kind(open_smollm2):
             result.result(120)
     gc.collect()
     assert_only_prefixes_are_left(engine)
-    assert ask(engine, country("Cairo"))[1].text == wanted
+    assert ask(engine, country("Warsaw"))[1].text == wanted

@@ -174,6 +174,7 @@ def _run(plan: _Plan, *, quiet: bool) -> dict[str, Any]:
         say(f"the hopeless are declined sooner, at {looks}")
     say()
     say(router_table(evaluation))
+    say("middle: AUROC on the middle third of the queries by the embedding router's score")
 
     say(f"\n[bold]live[/bold]: held-out queries, {_STRONG_SHARE:.0%} strong calls as the goal")
     live = _route_live(plan, domain, options, answered, say)
