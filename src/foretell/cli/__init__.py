@@ -30,7 +30,7 @@ for verbs in (_demo, _serving, _learning, _inspect):
 def main() -> None:
     """Run the command; what is wrong is said in a sentence, not in a traceback."""
     try:
-        app()
+        app(prog_name="foretell")
     except RoutingError as error:
         _fail(str(error))
     except OSError as error:
