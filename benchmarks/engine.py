@@ -41,10 +41,10 @@ from foretell.prefill.engines.llamacpp import (
     LlamaCppEngine,
     _node_filter,
     _schedule,
-    default_threads,
 )
 from foretell.probes import FittedLinearProbe
 from foretell.records import Message, ReadPoint, Sampling
+from foretell.threads import default_threads
 
 TARGETS = {
     "capture 128 tokens": "<= 1.03",

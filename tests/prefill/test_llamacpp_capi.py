@@ -17,10 +17,10 @@ from foretell.prefill.engines.llamacpp import (
     LlamaCppEngine,
     _capi,
     _engine,
-    default_threads,
     describe_library,
 )
 from foretell.records import ReadPoint
+from foretell.threads import default_threads
 
 XLLAMACPP, LLAMA_CPP_PYTHON = _capi._BINDINGS
 linux_x86_64 = pytest.mark.skipif(

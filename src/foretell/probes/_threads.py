@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
+
+from foretell.threads import default_threads
 
 
 def spare_one_core() -> AbstractContextManager[object]:
@@ -19,5 +20,4 @@ def spare_one_core() -> AbstractContextManager[object]:
         from threadpoolctl import threadpool_limits
     except ImportError:  # both come with scikit-learn, without which nothing is fitted
         return nullcontext()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return threadpool_limits(max(1, (cores or 2) - 1))
+    return threadpool_limits(default_threads())

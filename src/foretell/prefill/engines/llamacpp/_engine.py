@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes as c
-import os
 import threading
 import time
 from collections import deque
@@ -43,6 +42,7 @@ from foretell.prefill.engines.llamacpp._schedule import Call, Waiting, next_call
 from foretell.prefill.engines.llamacpp._tap import LayerRows, Tap
 from foretell.prefill.engines.llamacpp._vocabulary import Vocabulary
 from foretell.records import Answer, FinishReason, Message, ModelIdentity, ReadPoint, Usage
+from foretell.threads import default_threads
 
 _BATCH_TOKENS: Final = 512
 _KEPT_SEQUENCES: Final = 16
@@ -611,12 +611,6 @@ class _Part:
     complete: bool
     own: bool
     gated: bool
-
-
-def default_threads() -> int:
-    """Cores this process may use, less one, at least one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 2) - 1)
 
 
 def _sequence(request: Request) -> int:

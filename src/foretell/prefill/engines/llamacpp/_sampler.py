@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes as c
-from types import TracebackType
 from typing import Final
 
 import numpy as np
@@ -54,14 +53,3 @@ class Sampler:
         if self._chain is not None:
             self._library.llama_sampler_free(self._chain)
             self._chain = None
-
-    def __enter__(self) -> Sampler:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
