@@ -366,10 +366,42 @@ def test_text_that_is_not_unicode_is_refused_whole(store, observe):
     assert store.domains() == []
 
 
-def test_vectors_of_the_tokens_axis_are_refused(store, observe):
-    tokens = {ReadPoint(0, "tokens"): np.zeros((3, 4), dtype=np.float32)}
-    with pytest.raises(StoreError, match=r"layer0_tokens of query '1' has axes \(3, 4\)"):
-        store.append([observe("1", activations=tokens)])
+def test_tokens_are_kept_and_loaded_only_when_named(store, observe):
+    tokens = ReadPoint(0, "tokens")
+    rows = {"1": np.ones((3, 4), np.float32), "2": np.full((1, 4), 2, np.float32)}
+    store.append(
+        [
+            observe(query_id, activations={tokens: row, ReadPoint(1): row[0]})
+            for query_id, row in rows.items()
+        ]
+    )
+    assert store.read_points("geo") == [tokens, ReadPoint(1)]
+    assert not store.load_routing_data("geo").sequences
+    data = store.load_routing_data("geo", read_points=[tokens, ReadPoint(1)])
+    assert list(data.activations) == [ReadPoint(1)]
+    np.testing.assert_array_equal(data.sequences[tokens].query(0), rows["1"])
+    np.testing.assert_array_equal(data.take(np.array([1])).sequences[tokens].values, rows["2"])
+
+
+@pytest.mark.parametrize(
+    ("point", "shape"),
+    [("layer0_tokens", (4,)), ("layer0_last", (3, 4)), ("layer0_tokens", (0, 4))],
+)
+def test_vectors_of_other_axes_are_refused(store, observe, point, shape):
+    wrong = {ReadPoint.parse(point): np.zeros(shape, dtype=np.float32)}
+    with pytest.raises(StoreError, match=rf"{point} of query '1' has axes"):
+        store.append([observe("1", activations=wrong)])
+
+
+def test_the_columns_tell_what_both_models_read_and_wrote(store, observe, first_token):
+    store.append([observe("1", first_token=first_token), observe("1", "strong"), observe("2")])
+    store.put_outcomes([outcome("1", 1.0), outcome("1", 1.0, role="strong")])
+    data = store.load_routing_data("geo")
+    np.testing.assert_array_equal(data.first_margin, [0.25, np.nan])
+    np.testing.assert_array_equal(data.prompt_tokens, [30, 30])
+    np.testing.assert_array_equal(data.weak_tokens, [5, 5])
+    np.testing.assert_array_equal(data.strong_prompt_tokens, [30, np.nan])
+    np.testing.assert_array_equal(data.strong_tokens, [5, np.nan])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -40,7 +40,7 @@ def round_trip(values):
         shards = Shards(Path(folder))
         name = shards.write("geo", "key", observations(values))
         rows = np.arange(len(values))
-        return shards.read(name, rows, [str(i) for i in rows], [POINT])[POINT]
+        return np.stack(shards.read(name, rows, [str(i) for i in rows], [POINT])[POINT])
 
 
 floats = st.floats(-(2.0**127), 2.0**127, width=32)
@@ -99,3 +99,17 @@ def test_a_failed_write_leaves_no_shard(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match=r"cannot write vectors to .*No space left"):
         Shards(tmp_path).write("geo", "key", observations(np.zeros((1, 2), dtype=np.float32)))
     assert list(tmp_path.glob("*.parquet")) == []
+
+
+def test_tokens_of_queries_of_any_length_come_back_in_the_order_asked_for(tmp_path):
+    point = ReadPoint(2, "tokens")
+    written = [np.full((tokens, 3), tokens / 2, dtype=np.float32) for tokens in (4, 1, 2)]
+    rows = [
+        replace(row, activations={point: tokens})
+        for row, tokens in zip(observations(np.zeros((3, 1))), written, strict=True)
+    ]
+    shards = Shards(tmp_path)
+    name = shards.write("geo", "key", rows)
+    found = shards.read(name, np.array([2, 0, 1]), ["2", "0", "1"], [point])[point]
+    for row, index in zip(found, (2, 0, 1), strict=True):
+        np.testing.assert_array_equal(row, written[index])

@@ -17,9 +17,10 @@ from foretell.records._queries import (
     last_asked,
 )
 from foretell.records._read_points import Pooling, ReadPoint
-from foretell.records._routing_data import RoutingData
+from foretell.records._routing_data import OPTIONAL_COLUMNS, RoutingData, TokenActivations
 
 __all__ = [
+    "OPTIONAL_COLUMNS",
     "Action",
     "Answer",
     "Decision",
@@ -38,6 +39,7 @@ __all__ = [
     "RoutingData",
     "Sampling",
     "Split",
+    "TokenActivations",
     "Usage",
     "content_text",
     "last_asked",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,85 @@ from foretell.records._models import ModelIdentity
 from foretell.records._read_points import ReadPoint
 
 
+def _nothing() -> NDArray[np.float64]:
+    return np.empty(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenActivations:
+    """Activations of every own token of many queries, one query after the other.
+
+    ``values`` is (tokens of all queries, width) float32; query i has the rows from ``starts[i]``
+    up to ``starts[i + 1]``, so ``starts`` is (queries + 1,).
+    """
+
+    values: NDArray[np.float32]
+    starts: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        starts = self.starts
+        if (
+            self.values.ndim != 2
+            or starts.ndim != 1
+            or not len(starts)
+            or starts[0] != 0
+            or starts[-1] != len(self.values)
+            or (np.diff(starts) < 1).any()
+        ):
+            raise TrainingDataError(
+                f"token activations of shape {self.values.shape} do not fit their "
+                f"{len(starts)} starts; wanted (tokens, width), and starts that rise from 0 to the "
+                "number of tokens with at least one token a query"
+            )
+
+    @classmethod
+    def stack(cls, queries: Sequence[NDArray[np.float32]]) -> TokenActivations:
+        """Of queries, each (its tokens, width); at least one."""
+        starts = np.cumsum([0, *map(len, queries)], dtype=np.int64)
+        return cls(values=np.concatenate(queries).astype(np.float32, copy=False), starts=starts)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def query(self, row: int) -> NDArray[np.float32]:
+        """The activations of one query, (its tokens, width)."""
+        return self.values[self.starts[row] : self.starts[row + 1]]
+
+    def take(self, rows: NDArray[np.int64]) -> TokenActivations:
+        """The queries at the integer positions ``rows``, in that order; at least one."""
+        return TokenActivations.stack([self.query(int(row)) for row in rows])
+
+
+OPTIONAL_COLUMNS: Final = (
+    "first_entropy",
+    "first_margin",
+    "answer_logprob",
+    "prompt_tokens",
+    "weak_tokens",
+    "strong_prompt_tokens",
+    "strong_tokens",
+    "weak",
+    "strong",
+    "weights",
+)
+"""Columns of numbers that may be left empty."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingData:
     """Queries as columns; row i of every column is the same query.
 
     ``texts`` is the query's own text, ``lengths`` its own tokens in the prompt. ``activations``
-    maps a read point to (queries, width) float32. ``first_entropy`` and ``answer_logprob`` are
-    NaN where unknown (inside columns only; results say ``None``). ``weak`` and ``strong`` are
-    success in [0, 1], NaN where unlabelled; a router trains on ``weak`` and may look at
-    ``strong``; when predicting both are ignored and may be empty (size 0).
+    maps a read point to (queries, width) float32, ``sequences`` one of pooling ``tokens`` to the
+    activations of all own tokens.
+
+    The columns named in ``OPTIONAL_COLUMNS`` may be empty (size 0), and hold NaN where a value is
+    unknown (inside columns only; results say ``None``). ``first_entropy`` (nats) and
+    ``first_margin`` are about the first token to come, ``answer_logprob`` about the weak model's
+    answer. ``prompt_tokens`` and ``weak_tokens`` are what the weak model read and wrote,
+    ``strong_prompt_tokens`` and ``strong_tokens`` the strong one. ``weak`` and ``strong`` are
+    success in [0, 1]; a router trains on ``weak`` and may look at ``strong``; when predicting
+    both are ignored. ``weights`` count as repetitions of a row, 1 where empty.
     """
 
     domain: tuple[str, ...]
@@ -34,10 +104,19 @@ class RoutingData:
     activations: Mapping[ReadPoint, NDArray[np.float32]] = field(
         default_factory=dict[ReadPoint, NDArray[np.float32]]
     )
-    first_entropy: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    answer_logprob: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    weak: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    strong: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    sequences: Mapping[ReadPoint, TokenActivations] = field(
+        default_factory=dict[ReadPoint, TokenActivations]
+    )
+    first_entropy: NDArray[np.float64] = field(default_factory=_nothing)
+    first_margin: NDArray[np.float64] = field(default_factory=_nothing)
+    answer_logprob: NDArray[np.float64] = field(default_factory=_nothing)
+    prompt_tokens: NDArray[np.float64] = field(default_factory=_nothing)
+    weak_tokens: NDArray[np.float64] = field(default_factory=_nothing)
+    strong_prompt_tokens: NDArray[np.float64] = field(default_factory=_nothing)
+    strong_tokens: NDArray[np.float64] = field(default_factory=_nothing)
+    weak: NDArray[np.float64] = field(default_factory=_nothing)
+    strong: NDArray[np.float64] = field(default_factory=_nothing)
+    weights: NDArray[np.float64] = field(default_factory=_nothing)
     model: ModelIdentity | None = None
 
     def __post_init__(self) -> None:
@@ -49,12 +128,9 @@ class RoutingData:
             "lengths": len(self.lengths),
             "attributes": len(self.attributes),
             **{point.name: len(rows) for point, rows in self.activations.items()},
+            **{point.name: len(rows) for point, rows in self.sequences.items()},
         }
-        optional = {
-            name: size
-            for name in ("first_entropy", "answer_logprob", "weak", "strong")
-            if (size := len(getattr(self, name)))
-        }
+        optional = {name: size for name in OPTIONAL_COLUMNS if (size := len(getattr(self, name)))}
         for name, size in {**columns, **optional}.items():
             if size != n:
                 raise TrainingDataError(f"column {name!r} has {size} rows where ids has {n}")
@@ -66,9 +142,6 @@ class RoutingData:
         """The queries at ``rows`` (integer positions or a boolean mask), in that order."""
         index = np.flatnonzero(rows) if rows.dtype == bool else np.asarray(rows, dtype=np.int64)
 
-        def pick(column: NDArray[Any]) -> NDArray[Any]:
-            return column[index] if len(column) else column
-
         return replace(
             self,
             domain=tuple(self.domain[i] for i in index),
@@ -78,8 +151,17 @@ class RoutingData:
             attributes=tuple(self.attributes[i] for i in index),
             lengths=self.lengths[index],
             activations={point: rows[index] for point, rows in self.activations.items()},
-            first_entropy=pick(self.first_entropy),
-            answer_logprob=pick(self.answer_logprob),
-            weak=pick(self.weak),
-            strong=pick(self.strong),
+            # No queries have no tokens either: such a column cannot be, and nobody needs it.
+            sequences={point: rows.take(index) for point, rows in self.sequences.items()}
+            if len(index)
+            else {},
+            **{
+                name: column[index]
+                for name in OPTIONAL_COLUMNS
+                if len(column := getattr(self, name))
+            },
         )
+
+    def row_weights(self) -> NDArray[np.float64]:
+        """``weights``, or ones."""
+        return self.weights if len(self.weights) else np.ones(len(self))

@@ -14,12 +14,22 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
 from foretell.errors import TrainingDataError, UnknownReadPointError
-from foretell.records import Observation, Query, ReadPoint, Role, RoutingData, Split
+from foretell.records import (
+    Observation,
+    Query,
+    ReadPoint,
+    Role,
+    RoutingData,
+    Split,
+    TokenActivations,
+)
 from foretell.store import _rows, _tables
 from foretell.store._splits import check_splits, split_of
 from foretell.store._vectors import Shards
 
 _logger = logging.getLogger(__name__)
+
+_NOTHING = np.empty((0, 0), dtype=np.float32)
 
 _TRUST = ("human", "code", "judge", "client")
 """Sources of outcomes, the most trusted first."""
@@ -55,8 +65,10 @@ def load(connection: Connection, shards: Shards, wanted: Wanted) -> RoutingData:
         seen = [one for one in seen if split_of(one.observation.query) == wanted.split]
     points, seen = _with_points(shards, wanted, seen)
     ids = tuple(one.observation.query.id for one in seen)
-    weak, strong = _labels(connection, wanted, weak_key)
+    labels = _labels(connection, wanted, weak_key)
+    usages = _strong_usages(connection, wanted.domain, labels.strong_key)
     observations = [one.observation for one in seen]
+    activations, sequences = _activations(shards, points, seen)
     return RoutingData(
         domain=(wanted.domain,) * len(seen),
         ids=ids,
@@ -64,13 +76,21 @@ def load(connection: Connection, shards: Shards, wanted: Wanted) -> RoutingData:
         groups=tuple(one.query.group or one.query.id for one in observations),
         lengths=np.array([_length(one) for one in observations], dtype=np.int64),
         attributes=tuple(one.query.attributes for one in observations),
-        activations=_activations(shards, points, seen),
+        activations=activations,
+        sequences=sequences,
         first_entropy=_column(
             one.first_token.entropy if one.first_token else None for one in observations
         ),
+        first_margin=_column(
+            one.first_token.margin if one.first_token else None for one in observations
+        ),
         answer_logprob=_column(one.answer.mean_logprob for one in observations),
-        weak=_column(weak.get(query_id) for query_id in ids),
-        strong=_column(strong.get(query_id) for query_id in ids),
+        prompt_tokens=_column(one.answer.usage.prompt_tokens for one in observations),
+        weak_tokens=_column(one.answer.usage.completion_tokens for one in observations),
+        strong_prompt_tokens=_column(usages.get(query_id, (None, None))[0] for query_id in ids),
+        strong_tokens=_column(usages.get(query_id, (None, None))[1] for query_id in ids),
+        weak=_column(labels.weak.get(query_id) for query_id in ids),
+        strong=_column(labels.strong.get(query_id) for query_id in ids),
         model=observations[0].model if observations else None,
     )
 
@@ -131,7 +151,9 @@ def _with_points(
         sets = [points_of.get(one.shard or "", frozenset()) for one in seen]
         if not any(sets):
             return (), seen
-        common = sorted(frozenset.intersection(*sets))
+        common = sorted(
+            point for point in frozenset.intersection(*sets) if point.pooling != "tokens"
+        )
         if not common:
             listing = ", ".join(
                 f"{', '.join(sorted(point.name for point in points)) or 'none'} ({count})"
@@ -163,31 +185,42 @@ def _with_points(
 
 def _activations(
     shards: Shards, points: Sequence[ReadPoint], seen: Sequence[_Seen]
-) -> dict[ReadPoint, NDArray[np.float32]]:
-    if not points:
-        return {}
+) -> tuple[dict[ReadPoint, NDArray[np.float32]], dict[ReadPoint, TokenActivations]]:
+    """Columns of the pooled read points, and of those that keep every token."""
     positions: defaultdict[str, list[int]] = defaultdict(list)
     for position, one in enumerate(seen):
         positions[one.shard or ""].append(position)
-    columns: dict[ReadPoint, NDArray[np.float32]] = {}
-    for shard, at in positions.items():
+    pooled: dict[ReadPoint, NDArray[np.float32]] = {}
+    token_rows: dict[ReadPoint, list[NDArray[np.float32]]] = {}
+    for shard, at in positions.items() if points else ():
         read = shards.read(
             shard,
             np.array([seen[position].row for position in at], dtype=np.int64),
             [seen[position].observation.query.id for position in at],
             points,
         )
-        for point, values in read.items():
-            if point not in columns:
-                columns[point] = np.empty((len(seen), values.shape[1]), dtype=np.float32)
-            columns[point][at] = values
-    return columns
+        for point, rows in read.items():
+            if point.pooling == "tokens":
+                column = token_rows.setdefault(point, [_NOTHING] * len(seen))
+                for position, row in zip(at, rows, strict=True):
+                    column[position] = row
+                continue
+            if point not in pooled:
+                pooled[point] = np.empty((len(seen), rows[0].shape[-1]), dtype=np.float32)
+            pooled[point][at] = rows
+    return pooled, {point: TokenActivations.stack(rows) for point, rows in token_rows.items()}
 
 
-def _labels(
-    connection: Connection, wanted: Wanted, weak_key: str
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Success by query, of the weak and of the strong model."""
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """Success by query, of the weak and of the strong model, and whose the strong ones are."""
+
+    weak: dict[str, float]
+    strong: dict[str, float]
+    strong_key: str
+
+
+def _labels(connection: Connection, wanted: Wanted, weak_key: str) -> _Labels:
     table = _tables.outcomes
     statement = select(table).where(table.c.domain == wanted.domain, table.c.value.is_not(None))
     rows = connection.execute(statement).all()
@@ -208,7 +241,20 @@ def _labels(
     counts = Counter(row.model_key for row in strong if row.model_key)
     strong_key = _the_only("strong", counts, wanted.strong_model)
     weak = [row for row in rows if row.role == "weak"]
-    return _by_query(weak, weak_key), _by_query(strong, strong_key)
+    return _Labels(
+        weak=_by_query(weak, weak_key), strong=_by_query(strong, strong_key), strong_key=strong_key
+    )
+
+
+def _strong_usages(connection: Connection, domain: str, key: str) -> dict[str, tuple[int, int]]:
+    """By query, the tokens that the strong model read and wrote in its first answer."""
+    table = _tables.observations
+    statement = (
+        select(table.c.query_id, table.c.prompt_tokens, table.c.completion_tokens)
+        .where(table.c.domain == domain, table.c.role == "strong", table.c.model_key == key)
+        .order_by(table.c.rollout.desc())
+    )
+    return {row.query_id: (row[1], row[2]) for row in connection.execute(statement)}
 
 
 def _by_query(rows: Iterable[Any], key: str) -> dict[str, float]:

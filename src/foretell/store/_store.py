@@ -72,8 +72,7 @@ class Store:
 
         Raises:
             InputError: A query was stored before, under the same id, with other messages.
-            StoreError: Also for ``tokens`` vectors, which are not kept, and for vectors with NaN
-                or infinite values.
+            StoreError: Also for vectors with NaN or infinite values.
         """
         by_key: dict[_Key, Observation] = {}
         for observation in observations:
@@ -196,7 +195,8 @@ class Store:
         Args:
             domain: Which domain.
             metric: Which outcomes; may be left out when the domain has one metric, or none.
-            read_points: Which activations; the ones that every query has when left out. Queries
+            read_points: Which activations; when left out, the pooled ones that every query has
+                (those of pooling ``tokens`` are large, so they are named or not loaded). Queries
                 that lack one of the given points (an early exit) are left out, which is logged.
             split: Only the queries of one side of ``split_of``.
             weak_model: Key of the weak model, needed when several have answered.
@@ -221,6 +221,19 @@ class Store:
                     strong_model=strong_model,
                 ),
             )
+
+    def read_points(self, domain: str, *, weak_model: str | None = None) -> list[ReadPoint]:
+        """Read points at which any weak observation of the domain has activations, sorted."""
+        table = _tables.observations
+        statement = select(table.c.vector_shard).where(
+            table.c.domain == domain,
+            table.c.role == "weak",
+            table.c.vector_shard.is_not(None),
+            *([] if weak_model is None else [table.c.model_key == weak_model]),
+        )
+        with self._database.transaction() as connection:
+            shards = set(connection.scalars(statement.distinct()))
+        return sorted({point for name in shards for point in self._shards.read_points(name or "")})
 
     def domains(self) -> list[DomainCounts]:
         """What is stored, by domain, in the order of their names."""
@@ -307,7 +320,9 @@ class Store:
         alike: defaultdict[tuple[Any, ...], list[_Key]] = defaultdict(list)
         for key, observation in observations.items():
             if observation.activations:
-                shapes = {(point, vector.size) for point, vector in observation.activations.items()}
+                shapes = {
+                    (point, vector.shape[-1]) for point, vector in observation.activations.items()
+                }
                 alike[observation.domain, _rows.key_of(observation), frozenset(shapes)].append(key)
         places: dict[_Key, tuple[str, int]] = {}
         for (domain, model, _), keys in alike.items():

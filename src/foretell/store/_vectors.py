@@ -1,7 +1,8 @@
 """Vectors in Parquet files, called shards.
 
 A shard has the columns ``query_id``, ``rollout`` and one per read point, a fixed-size list of
-float16, compressed with zstd. The file's metadata under the key ``foretell`` is a JSON object
+float16, compressed with zstd; a read point of pooling ``tokens`` is a list of such lists, one a
+token. The file's metadata under the key ``foretell`` is a JSON object
 with the format's version, the domain, the model's key and, by column, the ``scales``: stored
 value times scale is the activation.
 """
@@ -51,10 +52,15 @@ class Shards:
             "rollout": pa.array([row.rollout for row in rows], pa.int32()),
         }
         for point in sorted(rows[0].activations):
-            values = np.stack([row.activations[point] for row in rows])
+            vectors = [np.atleast_2d(row.activations[point]) for row in rows]
+            values = np.concatenate(vectors)
             scales[point.name] = scale = _scale(values)
             flat = pa.array((values / scale).astype(np.float16).ravel())
-            columns[point.name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+            column = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+            if point.pooling == "tokens":
+                starts = np.cumsum([0, *map(len, vectors)], dtype=np.int32)
+                column = pa.ListArray.from_arrays(pa.array(starts), column)
+            columns[point.name] = column
         facts = {"format": _FORMAT, "domain": domain, "model_key": key, "scales": scales}
         table = pa.table(columns).replace_schema_metadata({_METADATA_KEY: json.dumps(facts)})
         name = f"{re.sub(r'[^A-Za-z0-9]+', '-', domain)[:40]}-{uuid.uuid4().hex}.parquet"
@@ -70,8 +76,11 @@ class Shards:
 
     def read(
         self, name: str, rows: NDArray[np.int64], ids: Sequence[str], points: Iterable[ReadPoint]
-    ) -> dict[ReadPoint, NDArray[np.float32]]:
-        """Activations (rows, width) at ``rows``, which must belong to the queries ``ids``."""
+    ) -> dict[ReadPoint, list[NDArray[np.float32]]]:
+        """Activations of each of ``rows``, which must belong to the queries ``ids``.
+
+        Each is (width,), or (tokens, width) at a point of pooling ``tokens``.
+        """
         points = list(points)
         scales: Mapping[str, float] = self._facts(name)["scales"]
         try:
@@ -87,7 +96,7 @@ class Shards:
                 "restore the vectors folder and the database from the same backup"
             )
         return {
-            point: _to_numpy(taken[point.name]) * np.float32(scales[point.name]) for point in points
+            point: _to_numpy(taken[point.name], np.float32(scales[point.name])) for point in points
         }
 
     def of_domain(self, domain: str) -> set[str]:
@@ -146,10 +155,11 @@ def check_vectors(observation: Observation) -> None:
     """Refuse what a shard cannot hold, naming the query."""
     for point, values in observation.activations.items():
         where = f"{point.name} of query {observation.query.id!r}"
-        if point.pooling == "tokens" or values.ndim != 1:
+        axes = 2 if point.pooling == "tokens" else 1
+        if values.ndim != axes or not values.size:
             raise StoreError(
-                f"{where} has axes {values.shape}; the store keeps one vector per read point, so "
-                "collect with pooling 'last' or 'mean'"
+                f"{where} has axes {values.shape}; wanted (width,), or (tokens, width) at a read "
+                "point of pooling 'tokens'"
             )
         if n_bad := int(np.count_nonzero(~np.isfinite(values))):
             raise StoreError(
@@ -168,7 +178,13 @@ def _scale(values: NDArray[np.float32]) -> float:
     return 2.0 ** max(0, int(np.ceil(np.log2(max(largest, 1) / _LARGEST_FLOAT16))))
 
 
-def _to_numpy(column: Any) -> NDArray[np.float32]:
-    lists = cast("pa.FixedSizeListArray[Any, Any]", column.combine_chunks())
+def _to_numpy(column: Any, scale: np.float32) -> list[NDArray[np.float32]]:
+    lists = column.combine_chunks()
+    starts: NDArray[np.int32] | None = None
+    if isinstance(lists, pa.ListArray):
+        offsets = lists.offsets.to_numpy()
+        starts = offsets - offsets[0]
+        lists = lists.flatten()
     flat = cast("NDArray[np.float16]", lists.flatten().to_numpy(zero_copy_only=False))
-    return flat.reshape(len(lists), -1).astype(np.float32)
+    values = flat.reshape(len(lists), -1).astype(np.float32) * scale
+    return list(values) if starts is None else np.split(values, starts[1:-1])
