@@ -2,9 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CACHE := $(or $(FORETELL_CACHE),$(CURDIR)/.cache/foretell)
+# Not in the lock: which file it is depends on the machine (CPU, CUDA), and it is large.
+TORCH := torch==2.13.0
 ARGS ?=
 
-.PHONY: help demo test check format lock clean
+.PHONY: help demo test test-torch check format lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -13,8 +16,11 @@ demo: $(VENV)/.demo ## set up, then show the whole idea on a real model (ARGS="-
 	$(BIN)/foretell demo $(ARGS)
 
 test: $(VENV)/.dev ## set up, then the everyday suite with coverage, on the installed package
-	FORETELL_CACHE=$${FORETELL_CACHE:-$(CURDIR)/.cache/foretell} $(BIN)/coverage run -m pytest $(ARGS)
+	FORETELL_CACHE=$(CACHE) $(BIN)/coverage run -m pytest -m "not torch" $(ARGS)
 	$(BIN)/coverage report
+
+test-torch: $(VENV)/.torch ## set up with torch (large), then the tests that fit with it
+	FORETELL_CACHE=$(CACHE) $(BIN)/python -m pytest -m torch $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
@@ -48,4 +54,8 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.torch: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	touch $@

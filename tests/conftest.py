@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from foretell.prefill import Weights, requantise, resolve_weights
 from foretell.prefill.engines.llamacpp import LlamaCppEngine
 
 _REPOSITORY = Path(__file__).parent.parent
+
+# Examples take as long as the machine lets them: on a busy one a deadline fails at random.
+settings.register_profile("foretell", deadline=None)
+settings.load_profile("foretell")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

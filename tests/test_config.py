@@ -13,6 +13,7 @@ from foretell.config import (
     LlamacppModel,
     Price,
     QualityGoal,
+    RiskGoal,
     StrongShareGoal,
     ThresholdGoal,
     config_json_schema,
@@ -98,6 +99,7 @@ def test_all_but_the_models_may_be_left_out(load):
         ({"quality": 0.9}, QualityGoal(quality=0.9, confidence=0.9)),
         ({"strong_share": 0.3}, StrongShareGoal(strong_share=0.3)),
         ({"usd_per_1k": 1.2}, CostGoal(usd_per_1k=1.2)),
+        ({"risk": 0.05}, RiskGoal(risk=0.05)),
         ({"threshold": 0.6}, ThresholdGoal(threshold=0.6)),
     ],
 )

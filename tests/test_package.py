@@ -155,7 +155,7 @@ def test_fitting_names_the_extra_that_it_lacks():
 
             rng = np.random.default_rng(0)
             try:
-                LinearProbe(read_point=ReadPoint(0)).fit(
+                LinearProbe(read_point=ReadPoint(0)).fit_rows(
                     rng.normal(size=(40, 8)).astype(np.float32), np.arange(40) % 2
                 )
             except RoutingError as error:

@@ -19,7 +19,7 @@ import numpy as np
 from foretell.evaluation.domains import Domain, load_geo
 from foretell.records import Message, Query, Sampling, Split
 
-SIZES = {"geo": 2_000, "snips_field": 2_000, "snips_intent": 2_000, "svamp": 700, "gsm8k": 400}
+SIZES = {"geo": 2_000, "snips_field": 2_000, "snips_intent": 1_000, "svamp": 700, "gsm8k": 310}
 _TEST_SHARE = 0.25
 
 _INTENTS = {

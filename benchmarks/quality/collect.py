@@ -30,6 +30,7 @@ from foretell.runtime import (
 )
 from foretell.store import Store
 
+
 def token_points(n_layers: int) -> tuple[ReadPoint, ...]:
     """Two layers, fixed before any look at the data: at 60 % and at 80 % of the depth."""
     return tuple(ReadPoint(round(share * (n_layers - 1)), "tokens") for share in (0.6, 0.8))

@@ -37,11 +37,14 @@ from foretell.errors import ConfigError
 RouterName = Literal[
     "probe",
     "embedding",
+    "knn",
+    "mf",
+    "sw_ranking",
+    "text_classifier",
     "tfidf",
     "keyword",
     "length",
     "llm",
-    "mf",
     "random",
     "weak",
     "strong",
@@ -183,6 +186,16 @@ class CostGoal(_Section):
     usd_per_1k: float = Field(ge=0)
 
 
+class RiskGoal(_Section):
+    """Lose at most this share of answers that the strong model would have got right.
+
+    An expectation over new queries and over the labels the threshold is chosen on (conformal risk
+    control), not a promise with a confidence.
+    """
+
+    risk: _Share
+
+
 class ThresholdGoal(_Section):
     """Keep when ``p_success`` is at least this."""
 
@@ -195,7 +208,7 @@ class DomainFromHeader(_Section):
     header: str = Field(pattern=r"^[A-Za-z0-9-]+$")
 
 
-_GOALS = ("quality", "strong_share", "usd_per_1k", "threshold")
+_GOALS = ("quality", "strong_share", "usd_per_1k", "risk", "threshold")
 
 
 def _goal_tag(goal: Any) -> str | None:
@@ -213,6 +226,7 @@ Goal = Annotated[
     Annotated[QualityGoal, Tag("<quality>")]
     | Annotated[StrongShareGoal, Tag("<strong_share>")]
     | Annotated[CostGoal, Tag("<usd_per_1k>")]
+    | Annotated[RiskGoal, Tag("<risk>")]
     | Annotated[ThresholdGoal, Tag("<threshold>")],
     Discriminator(
         _goal_tag,
@@ -233,6 +247,9 @@ class RouteConfig(_Section):
     weak: str = Field(description="model tried first; foretell must be able to read it")
     strong: tuple[str, ...] = Field(min_length=1, description="in order: fallbacks")
     router: RouterName = "probe"
+    classifier: str | None = Field(
+        default=None, description="model that router llm asks for a difficulty; the weak one"
+    )
     goal: Goal = QualityGoal(quality=0.95)
     domain: _Domain | None = Field(default=None, description="absent: the nearest trained domain")
     explore: _Share = Field(default=0.0, description="random share that keeps labels honest")
@@ -367,6 +384,10 @@ def _route_problems(name: str, route: RouteConfig, models: Mapping[str, ModelCon
         problems.append(
             f"routes.{name}.weak: {route.weak!r} is behind an API, which exposes no activations; "
             "use a model on another engine"
+        )
+    if route.classifier is not None and route.classifier not in models:
+        problems.append(
+            f"routes.{name}.classifier: no model is called {route.classifier!r}; {known}"
         )
     for position, strong in enumerate(route.strong):
         where = f"routes.{name}.strong.{position}"

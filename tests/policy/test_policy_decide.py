@@ -136,3 +136,29 @@ def test_numbers_that_mean_nothing_are_refused(arguments, says):
 def test_an_estimate_that_is_no_chance_is_refused_with_its_maker(p):
     with pytest.raises(InputError, match="probe geo@1 gave p_success"):
         decide(estimate(p), keep_at=0.5)
+
+
+@given(p=chances, p_strong=chances, least_gain=st.floats(-1, 1))
+def test_by_gain_a_query_escalates_iff_the_strong_model_is_enough_better(p, p_strong, least_gain):
+    estimate = Estimate(score=0.0, p_success=p, p_strong=p_strong, router="probe geo@1")
+    decision = decide(estimate, keep_at=0.5, least_gain=least_gain)
+    assert (decision.action == "keep") == (p >= p_strong - least_gain)
+    assert decision.keep_at == max(0.0, p_strong - least_gain)
+    assert decision.gain == p_strong - p
+    assert "that a call must gain" in decision.reason
+
+
+def test_without_a_chance_of_the_strong_model_the_bar_stays_what_it_was():
+    estimate = Estimate(score=0.0, p_success=0.6, router="probe geo@1")
+    assert decide(estimate, keep_at=0.5, least_gain=0.0).action == "keep"
+
+
+@pytest.mark.parametrize("on_decline", ["weak", "strong"])
+def test_a_query_outside_of_the_training_data_is_declined_with_its_numbers(on_decline):
+    estimate = Estimate(
+        score=9.0, p_success=1.0, router="probe geo@1", outside=True, familiarity=0.001
+    )
+    decision = decide(estimate, keep_at=0.5, on_decline=on_decline)
+    assert (decision.action, decision.serve) == ("declined", on_decline)
+    assert (decision.p_success, decision.familiarity) == (1.0, 0.001)
+    assert "looks like nothing in training" in decision.reason

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from foretell.probes import HeldOut, LabelDefinition, describe, select_linear_probe
+from foretell.probes import HeldOut, LabelDefinition, describe, select_probe
 from foretell.records import ModelIdentity, ReadPoint, RoutingData
 
 WIDTH = 24
@@ -53,7 +53,9 @@ def data():
 
 @pytest.fixture(scope="session")
 def selection(data):
-    return select_linear_probe(data, components=(4, 8), l2=(1.0, 100.0), nested=False, seed=0)
+    return select_probe(
+        data, kinds=("linear",), components=(4, 8), l2=(1.0, 100.0), nested=False, seed=0
+    )
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,13 @@ from foretell.probes import (
 from foretell.records import ReadPoint
 
 POINT = ReadPoint(1, "mean")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PARTS = {
+    "id": "geo",
+    "version": 1,
+    "domain": "geo",
+    "label": LabelDefinition(metric="m", source="code"),
+}
 
 
 @pytest.fixture
@@ -45,9 +52,43 @@ def test_what_thresholds_are_chosen_on_comes_back_with_its_gaps(folder, held_out
     assert np.array_equal(loaded.strong, held_out.strong, equal_nan=True)
 
 
-def test_held_out_columns_of_different_lengths_are_refused():
-    with pytest.raises(InputError, match="wanted one row for each query"):
-        HeldOut(p_success=np.ones(2), weak=np.ones(2), strong=np.ones(3))
+def test_everything_thresholds_may_be_chosen_on_comes_back(selection, card, held_out, tmp_path):
+    n = len(held_out.weak)
+    more = {
+        name: np.linspace(0, 1, n)
+        for name in (
+            "p_strong",
+            "expected_tokens",
+            "prompt_tokens",
+            "weak_tokens",
+            "strong_prompt_tokens",
+            "strong_tokens",
+            "weights",
+            "groups",
+        )
+    }
+    more["p_strong"][0] = np.nan
+    save_probe(selection.probe, card, tmp_path / "p", held_out=replace(held_out, **more))
+    loaded = load_probe(tmp_path / "p").held_out
+    for name, column in more.items():
+        assert np.array_equal(getattr(loaded, name), column, equal_nan=True)
+
+
+@pytest.mark.parametrize("column", ["strong", "p_strong"])
+def test_held_out_columns_of_different_lengths_are_refused(column):
+    columns = {"p_success": np.ones(2), "weak": np.ones(2), "strong": np.ones(2)}
+    with pytest.raises(InputError, match=rf"{column} has shape \(3,\).* one row for each query"):
+        HeldOut(**{**columns, column: np.ones(3)})
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("p_success", 1.5), ("p_success", np.nan), ("weak", np.nan), ("strong", 2), ("p_strong", -1)],
+)
+def test_a_held_out_chance_or_success_that_is_not_one_is_refused(column, value):
+    columns = {"p_success": np.ones(2), "weak": np.ones(2), "strong": np.array([1.0, np.nan])}
+    with pytest.raises(InputError, match=f"{column} has numbers outside 0 to 1"):
+        HeldOut(**{**columns, column: np.array([0.5, value])})
 
 
 def test_a_card_comes_back_as_it_was_written(selection, card, tmp_path, held_out):
@@ -61,13 +102,30 @@ def test_a_card_tells_where_the_probe_comes_from(card, selection, data):
     assert card.name == "geo@3"
     assert card.created == "2026-01-02T03:04:05+00:00"
     assert card.model == data.model
-    assert (card.domain, card.read_point, card.kind) == ("geo", POINT, "linear")
+    assert (card.domain, card.read_points, card.read_point) == ("geo", (POINT,), POINT)
+    assert (card.kind, card.settings, card.target) == (
+        "linear",
+        {"read_point": POINT.name},
+        "binary",
+    )
     assert card.label == LabelDefinition(metric="json_field", source="code")
     assert (card.n_train, card.n_positive) == (200, data.weak.sum())
-    assert card.base_rate == data.weak.mean()
-    assert card.sweep == selection.sweep
-    assert card.training_data_sha256 == hash_training_data(data, POINT)
-    assert set(card.library_versions) == {"foretell", "numpy", "scikit-learn", "scipy"}
+    assert card.base_rate == pytest.approx(data.weak.mean())
+    assert (card.sweep, card.chosen) == (selection.sweep, selection.chosen)
+    assert card.kinds_tried == selection.kinds_tried
+    assert card.training_data_sha256 == hash_training_data(data, [POINT])
+    libraries = {"foretell", "numpy", "scikit-learn", "scipy", "torch"}
+    assert set(card.library_versions) == libraries
+
+
+def test_a_card_says_when_the_target_is_a_rate_and_weighs_its_base_rate(selection, data):
+    outcomes = selection.outcomes.copy()
+    outcomes[0] = 0.5
+    weights = np.where(outcomes == 1, 3.0, 1.0)
+    card = describe(replace(selection, outcomes=outcomes, weights=weights), data, **PARTS, now=NOW)
+    assert card.target == "rate"
+    assert card.n_positive == outcomes.sum()
+    assert card.base_rate == pytest.approx(np.average(outcomes, weights=weights))
 
 
 def test_only_the_two_files_are_left_and_others_may_read_them(folder):
@@ -134,15 +192,19 @@ def test_a_place_that_cannot_be_written_is_named(selection, card, tmp_path, held
 @pytest.mark.parametrize(
     "change",
     [
-        {"read_point": ReadPoint(0)},
-        {"components": 5},
+        {"kind": "mlp"},
+        {"read_points": (ReadPoint(0),)},
+        {"settings": {}},
         {"calibration": None},
+        {"n_train": 5},
+        {"gate": "some"},
+        {"heads": "some"},
     ],
 )
 def test_a_card_of_another_probe_is_refused_before_anything_is_written(
     selection, card, tmp_path, change, held_out
 ):
-    with pytest.raises(InputError, match="describe the probe that is being saved"):
+    with pytest.raises(InputError, match="describe the very probe"):
         save_probe(selection.probe, replace(card, **change), tmp_path / "p", held_out=held_out)
     assert not list(tmp_path.iterdir())
 
@@ -190,16 +252,48 @@ def test_weights_that_are_no_safetensors_file_are_named(folder):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"held_out_weak": np.ones(5)}, r"held_out_weak is float64 \(5,\); its card promises"),
-        ({"offset": None}, "holds no tensor 'offset'"),
-        ({"weight": np.ones(5, np.float32)}, r"weight is float32 \(5,\); its card promises"),
-        ({"weight": np.ones(24)}, "weight is float64"),
-        ({"bias": np.array([np.nan])}, "weights.safetensors: the probe's bias is nan"),
-        ({"weight": np.full(24, np.inf, np.float32)}, "weight holds numbers that are not finite"),
+        ({"held_out.weak": np.ones(5)}, r"column weak has shape \(5,\)"),
+        ({"held_out.strong": None}, "no tensor 'strong'"),
+        ({"held_out.p_success": np.full(200, np.nan)}, "p_success has numbers outside 0 to 1"),
+        ({"probe.offset": None}, "no tensor 'offset'"),
+        ({"probe.weight": np.ones(5, np.float32)}, r"weight \(5,\).* do not fit together"),
+        ({"probe.bias": np.array([np.nan])}, "the probe's bias is nan"),
+        ({"probe.bias": np.ones(2)}, "wanted one number"),
+        ({"probe.weight": np.full(24, np.inf, np.float32)}, "holds 24 numbers that are not finite"),
     ],
 )
 def test_tensors_other_than_promised_are_named(folder, changes, complaint):
     edit_weights(folder, **changes)
+    with pytest.raises(
+        ProbeFileError, match=rf"weights\.safetensors and .*card\.json.*{complaint}"
+    ):
+        load_probe(folder)
+
+
+def test_arrays_that_fit_each_other_but_not_the_model_are_refused(folder):
+    edit_weights(
+        folder,
+        **{
+            "probe.weight": np.ones(5, np.float32),
+            "probe.projection": np.ones((5, 2), np.float32),
+            "probe.offset": np.ones(2, np.float32),
+        },
+    )
+    with pytest.raises(ProbeFileError, match="says width 24 but the parts beside it have 5"):
+        load_probe(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"kind": "oracle"}, "kind 'oracle' is unknown here; .*linear.* so upgrade foretell"),
+        ({"settings": {}}, "no setting 'read_point'"),
+        ({"settings": {"read_point": 3}}, "do not make a probe of kind 'linear'"),
+        ({"read_points": [{"layer": 0, "pooling": "mean"}]}, "says read points"),
+    ],
+)
+def test_a_card_that_does_not_fit_the_arrays_is_refused(folder, changes, complaint):
+    edit_card(folder, **changes)
     with pytest.raises(ProbeFileError, match=complaint):
         load_probe(folder)
 
@@ -207,12 +301,12 @@ def test_tensors_other_than_promised_are_named(folder, changes, complaint):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"schema_version": 2}, "schema version 2; this foretell reads 1, so upgrade"),
+        ({"schema_version": 1}, "schema version 1; this foretell reads 2, so upgrade"),
         ({"schema_version": None}, "schema version None"),
         ({"n_train": "many"}, "card.json: n_train: .*integer"),
         ({"surprise": 1}, "card.json: surprise"),
         ({"base_rate": float("nan")}, "card.json: base_rate"),
-        ({"read_point": {"layer": -1, "pooling": "last"}}, "card.json: layers count from 0"),
+        ({"read_points": [{"layer": -1, "pooling": "last"}]}, "card.json: layers count from 0"),
         ({"calibration": {"slope": -1.0, "intercept": 0.0}}, "card.json: a calibration"),
     ],
 )
@@ -250,27 +344,28 @@ def test_a_probe_refuses_another_domain(card):
 
 
 def test_the_training_hash_ignores_row_order_and_notices_everything_else(data):
-    whole = hash_training_data(data, POINT)
-    assert hash_training_data(data.take(np.arange(200)[::-1]), POINT) == whole
-    assert hash_training_data(data.take(np.arange(199)), POINT) != whole
-    assert hash_training_data(replace(data, weak=1 - data.weak), POINT) != whole
-    assert hash_training_data(replace(data, groups=data.ids), POINT) != whole
-    assert hash_training_data(data, ReadPoint(0, "mean")) != whole
+    whole = hash_training_data(data, [POINT])
+    assert hash_training_data(data.take(np.arange(200)[::-1]), [POINT]) == whole
+    others = [
+        data.take(np.arange(199)),
+        replace(data, weak=1 - data.weak),
+        replace(data, strong=data.weak),
+        replace(data, weights=np.full(200, 2.0)),
+        replace(data, groups=data.ids),
+        replace(data, domain=("snips",) * 200),
+    ]
+    hashes = [hash_training_data(other, [POINT]) for other in others]
+    hashes += [hash_training_data(data, points) for points in ([ReadPoint(0, "mean")], [])]
+    assert len({whole, *hashes}) == 1 + len(hashes)
 
 
 def test_a_card_needs_a_model_and_a_time_zone_and_is_written_in_utc(selection, data):
-    parts = {
-        "id": "geo",
-        "version": 1,
-        "domain": "geo",
-        "label": LabelDefinition(metric="m", source="code"),
-    }
     now = datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=2)))
-    assert describe(selection, data, **parts, now=now).created == "2025-12-31T23:00:00+00:00"
+    assert describe(selection, data, **PARTS, now=now).created == "2025-12-31T23:00:00+00:00"
     with pytest.raises(InputError, match="names no model"):
-        describe(selection, replace(data, model=None), **parts, now=datetime.now(UTC))
+        describe(selection, replace(data, model=None), **PARTS, now=datetime.now(UTC))
     with pytest.raises(InputError, match="no time zone"):
-        describe(selection, data, **parts, now=datetime(2026, 1, 1))
+        describe(selection, data, **PARTS, now=datetime(2026, 1, 1))
 
 
 def test_loading_and_predicting_import_neither_scikit_learn_nor_scipy(folder):

@@ -1,10 +1,28 @@
 """Made-up queries that get harder along one hidden number, which every column shows a little."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import BertProcessing
 
 from foretell.records import ReadPoint, RoutingData
-from foretell.routers import embedding_router, make_router
+from foretell.routers import (
+    CascadeRouter,
+    SentenceEncoder,
+    TextClassifierRouter,
+    answer_logprob_router,
+    embedding_router,
+    first_token_entropy_router,
+    knn_router,
+    make_router,
+    matrix_factorisation_router,
+    similarity_ranking_router,
+)
 
 
 def made_up(n=120, *, seed=0):
@@ -39,8 +57,68 @@ def letter_counts(texts):
     return counts / np.linalg.norm(counts, axis=1, keepdims=True)
 
 
+WIDTH, HIDDEN, BLOCKS = 64, 128, 2
+
+
+def tiny_encoder():
+    """A sentence encoder of random weights that knows the letters a to j."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghij", *(f"##{c}" for c in "abcdefghij")]
+    tokenizer = Tokenizer(WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer()
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    draw = np.random.default_rng(0).normal
+
+    def dense(name, rows, columns):
+        return {
+            f"{name}.weight": draw(0, 0.3, (rows, columns)).astype(np.float32),
+            f"{name}.bias": draw(0, 0.1, rows).astype(np.float32),
+        }
+
+    def norm(name):
+        return {
+            f"{name}.weight": draw(1, 0.1, WIDTH).astype(np.float32),
+            f"{name}.bias": draw(0, 0.1, WIDTH).astype(np.float32),
+        }
+
+    weights = {
+        f"embeddings.{kind}_embeddings.weight": draw(0, 1, (rows, WIDTH)).astype(np.float32)
+        for kind, rows in (("word", len(words)), ("position", 256), ("token_type", 2))
+    } | norm("embeddings.LayerNorm")
+    for block in range(BLOCKS):
+        name = f"encoder.layer.{block}."
+        for role in ("query", "key", "value"):
+            weights |= dense(f"{name}attention.self.{role}", WIDTH, WIDTH)
+        weights |= dense(f"{name}attention.output.dense", WIDTH, WIDTH)
+        weights |= norm(f"{name}attention.output.LayerNorm")
+        weights |= dense(f"{name}intermediate.dense", HIDDEN, WIDTH)
+        weights |= dense(f"{name}output.dense", WIDTH, HIDDEN) | norm(f"{name}output.LayerNorm")
+    return SentenceEncoder(weights, tokenizer)
+
+
+def ask_by_rule(messages):
+    """A model that finds proofs hard and has no opinion on very long queries."""
+    text = messages[-1]["content"]
+    if len(text) > 1_000:
+        return "I cannot tell."
+    return "8" if "prove" in text else "Difficulty: 3"
+
+
+STAND_INS = {
+    "embedding": partial(embedding_router, letter_counts),
+    "knn": partial(knn_router, letter_counts),
+    "mf": partial(matrix_factorisation_router, letter_counts),
+    "sw_ranking": partial(similarity_ranking_router, letter_counts),
+    "text_classifier": partial(TextClassifierRouter, encoder=tiny_encoder, epochs=2),
+    "cascade": lambda: CascadeRouter(
+        first=first_token_entropy_router(), second=answer_logprob_router()
+    ),
+    "llm": partial(make_router, "llm", ask=ask_by_rule),
+}
+
+
 def router_of(name):
-    return embedding_router(letter_counts) if name == "embedding" else make_router(name)
+    return STAND_INS[name]() if name in STAND_INS else make_router(name)
 
 
 @pytest.fixture
@@ -54,8 +132,13 @@ def encode():
 
 
 @pytest.fixture
+def make_encoder():
+    return tiny_encoder
+
+
+@pytest.fixture
 def make():
-    """The router of a name, with a stand-in for weights that would have to be fetched."""
+    """The router of a name, with stand-ins for what is slow, or would have to be fetched."""
     return router_of
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from foretell.calibration import auroc
 from foretell.errors import ConfigError, InputError, TrainingDataError
 from foretell.records import ReadPoint
 from foretell.routers import (
@@ -64,6 +65,54 @@ def test_whether_long_is_easier_is_learnt(make_data, sign):
     fitted = length_router().fit(replace(data, lengths=lengths, weak=easier), generator())
     short, long = fitted.score(replace(data.take(np.array([0, 1])), lengths=np.array([1, 120])))
     assert (long - short) * sign > 0
+
+
+def test_the_middle_length_may_be_the_easiest(make_data):
+    data = make_data()
+    lengths = np.arange(1, len(data) + 1)
+    easy = ((lengths > 10) & (lengths < 60)).astype(float)
+    fitted = length_router().fit(replace(data, lengths=lengths, weak=easy), generator())
+    assert auroc(fitted.score(replace(data, lengths=lengths)), easy) > 0.95
+    far = replace(data.take(np.array([0, 1])), lengths=np.array([120, 10**9]))
+    end, beyond = fitted.score(far)
+    assert end == beyond
+
+
+def test_the_featuriser_is_the_one_that_does_best_on_held_out_folds(make_data):
+    data = make_data()
+
+    def nothing(_train):
+        return lambda rows: np.zeros((len(rows), 1))
+
+    for candidates in ((nothing, numbers), (numbers, nothing)):
+        router = LogisticRouter(
+            name="mine", sees="query", featuriser=candidates[0], alternatives=candidates[1:]
+        )
+        assert router.fit(data, generator()).coefficients != 0
+
+
+@pytest.mark.parametrize("mark", ["{} xyz", "{}xyz"], ids=["a word", "the end of a word"])
+def test_tfidf_finds_a_mark_that_is(mark, make_data):
+    data = make_data(200)
+    draw = np.random.default_rng(0)
+    weak = draw.integers(0, 2, 200).astype(float)
+    noise = ["".join(draw.choice(list("abcdefgh"), 9)) for _ in weak]
+    texts = tuple(mark.format(n) if w else n for n, w in zip(noise, weak, strict=True))
+    train, new = np.arange(100), np.arange(100, 200)
+    marked = replace(data, texts=texts, weak=weak)
+    fitted = tfidf_router().fit(marked.take(train), generator())
+    assert auroc(fitted.score(marked.take(new)), weak[new]) > 0.95
+
+
+def test_a_weight_counts_as_that_many_rows(make_data):
+    data = make_data()
+    weights = 1.0 + np.arange(len(data)) % 3
+    rows = np.repeat(np.arange(len(data)), weights.astype(int))
+    router = LogisticRouter(name="mine", sees="query", featuriser=numbers)
+    theirs = LogisticRegression().fit(data.lengths[rows][:, None], data.weak[rows])
+    fitted = router.fit(replace(data, weights=weights), generator())
+    assert fitted.coefficients == pytest.approx(theirs.coef_[0], abs=1e-3)
+    assert fitted.p_success(data) @ weights == pytest.approx(data.weak @ weights, rel=0.02)
 
 
 def test_a_missing_column_is_named(make_data):

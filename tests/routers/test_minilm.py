@@ -2,52 +2,16 @@
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import BertProcessing
 
 from foretell.errors import TrainingDataError
 from foretell.routers import SentenceEncoder, ensure_sentence_encoder
 
-WIDTH, HIDDEN, BLOCKS = 64, 128, 2
+WIDTH = 64
 
 
 @pytest.fixture
-def encoder():
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghij", *(f"##{c}" for c in "abcdefghij")]
-    tokenizer = Tokenizer(WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer = BertNormalizer()
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    tokenizer.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    draw = np.random.default_rng(0).normal
-
-    def dense(name, rows, columns):
-        return {
-            f"{name}.weight": draw(0, 0.3, (rows, columns)).astype(np.float32),
-            f"{name}.bias": draw(0, 0.1, rows).astype(np.float32),
-        }
-
-    def norm(name):
-        return {
-            f"{name}.weight": draw(1, 0.1, WIDTH).astype(np.float32),
-            f"{name}.bias": draw(0, 0.1, WIDTH).astype(np.float32),
-        }
-
-    weights = {
-        f"embeddings.{kind}_embeddings.weight": draw(0, 1, (rows, WIDTH)).astype(np.float32)
-        for kind, rows in (("word", len(words)), ("position", 256), ("token_type", 2))
-    } | norm("embeddings.LayerNorm")
-    for block in range(BLOCKS):
-        name = f"encoder.layer.{block}."
-        for role in ("query", "key", "value"):
-            weights |= dense(f"{name}attention.self.{role}", WIDTH, WIDTH)
-        weights |= dense(f"{name}attention.output.dense", WIDTH, WIDTH)
-        weights |= norm(f"{name}attention.output.LayerNorm")
-        weights |= dense(f"{name}intermediate.dense", HIDDEN, WIDTH)
-        weights |= dense(f"{name}output.dense", WIDTH, HIDDEN) | norm(f"{name}output.LayerNorm")
-    return SentenceEncoder(weights, tokenizer)
+def encoder(make_encoder):
+    return make_encoder()
 
 
 def test_vectors_have_unit_length_whatever_the_text(encoder):
@@ -74,6 +38,13 @@ def test_the_order_of_words_matters_and_case_does_not(encoder):
     ab, ba, capital = encoder.encode(["a b", "b a", "A B"])
     assert np.abs(ab - ba).max() > 0.01
     assert np.array_equal(ab, capital)
+
+
+def test_the_limit_of_tokens_is_each_encoders_own(encoder):
+    short = encoder.with_weights(encoder.weights, most_tokens=5)
+    [long_ids], [short_ids] = encoder.tokens(["a " * 20]), short.tokens(["a " * 20])
+    assert (len(long_ids), len(short_ids)) == (22, 5)
+    assert np.array_equal(short.encode(["a " * 20]), encoder.encode(["a a a"]))
 
 
 def test_only_so_many_vectors_are_remembered(encoder, monkeypatch):

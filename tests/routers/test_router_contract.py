@@ -9,11 +9,18 @@ from foretell.calibration import auroc, expected_calibration_error
 from foretell.errors import TrainingDataError
 from foretell.routers import FittedRouter, Router, available_routers, make_router
 
-EVERY_ROUTER = available_routers()
-LEARNERS = [n for n in EVERY_ROUTER if n not in {"random", "weak", "strong"}]
-TEXTS = ["", " ", "2+2?", "x" * 10_000, "¿qué? 你好 🙂", "a\ud800b", "\x00", "<b>&amp;</b>"]
+NEEDS_TORCH = "text_classifier"
 
-every_router = pytest.mark.parametrize("name", EVERY_ROUTER)
+
+def each(names):
+    marks = {NEEDS_TORCH: [pytest.mark.torch]}
+    params = [pytest.param(name, marks=marks.get(name, [])) for name in names]
+    return pytest.mark.parametrize("name", params)
+
+
+every_router = each(available_routers())
+every_learner = each(n for n in available_routers() if n not in {"random", "weak", "strong"})
+TEXTS = ["", " ", "2+2?", "x" * 10_000, "¿qué? 你好 🙂", "a\ud800b", "\x00", "<b>&amp;</b>"]
 
 
 def any_texts(data):
@@ -99,7 +106,7 @@ def test_an_unlabelled_row_changes_nothing(name, make, make_data):
     assert np.array_equal(of_partly, make(name).fit(known, np.random.default_rng(3)).score(new))
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@every_learner
 def test_a_learner_ranks_new_queries_above_chance_and_is_calibrated(name, make_data, fitted):
     new = make_data(600, seed=11)
     chances = fitted(name).p_success(new)
@@ -111,11 +118,31 @@ def test_a_learner_ranks_new_queries_above_chance_and_is_calibrated(name, make_d
     assert error < 0.15
 
 
-def test_calibration_keeps_the_ranking(make_data, fitted):
+@every_learner
+def test_calibration_keeps_the_ranking(name, make_data, fitted):
     new = make_data(seed=12)
-    for name in LEARNERS:
-        order = np.argsort(fitted(name).score(new), kind="stable")
-        assert (np.diff(fitted(name).p_success(new)[order]) >= 0).all()
+    order = np.argsort(fitted(name).score(new), kind="stable")
+    assert (np.diff(fitted(name).p_success(new)[order]) >= 0).all()
+
+
+@every_router
+def test_a_row_of_weight_zero_changes_nothing(name, make, make_data):
+    data = make_data()
+    weights = np.where(np.arange(len(data)) % 4 == 0, 0.0, 1.0)
+    weighted = make(name).fit(replace(data, weights=weights), np.random.default_rng(3))
+    without = make(name).fit(data.take(weights > 0), np.random.default_rng(3))
+    new = make_data(seed=10)
+    assert weighted.score(new) == pytest.approx(without.score(new), rel=1e-6, abs=1e-9)
+
+
+@every_router
+@pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf])
+def test_a_weight_that_is_none_is_refused(name, weight, make, make_data):
+    data = make_data()
+    weights = np.ones(len(data))
+    weights[3] = weight
+    with pytest.raises(TrainingDataError, match="1 of 120 weights are negative or not finite"):
+        make(name).fit(replace(data, weights=weights), np.random.default_rng(0))
 
 
 def test_a_router_of_another_package_is_found(monkeypatch):

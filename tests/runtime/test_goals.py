@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foretell.config import QualityGoal, StrongShareGoal, ThresholdGoal
+from foretell.config import QualityGoal, RiskGoal, StrongShareGoal, ThresholdGoal
 from foretell.errors import ConfigError
 from foretell.probes import HeldOut
-from foretell.runtime import bar_for, share_within_budget
+from foretell.runtime import bar_for, gain_ranks_better, share_within_budget
 
 MONEY = st.floats(0, 1, allow_subnormal=False)
 
@@ -18,9 +19,10 @@ MONEY = st.floats(0, 1, allow_subnormal=False)
 def held_out(
     p: Sequence[float], *, weak: Sequence[float] = (), strong: Sequence[float] = ()
 ) -> HeldOut:
-    blank = [np.nan] * len(p)
     return HeldOut(
-        p_success=np.array(p), weak=np.array(weak or blank), strong=np.array(strong or blank)
+        p_success=np.array(p),
+        weak=np.array(weak or [0.0] * len(p)),
+        strong=np.array(strong or [np.nan] * len(p)),
     )
 
 
@@ -108,3 +110,60 @@ def test_a_budget_between_the_two_buys_a_share():
 
 def test_a_strong_model_that_costs_nothing_may_answer_everything():
     assert share_within_budget(0, weak_usd=1, strong_usd=0) == 1
+
+
+def half_hopeless(n: int = 4000) -> HeldOut:
+    """Half of the queries are beyond both models; the weak model's chance does not tell which."""
+    rng = np.random.default_rng(1)
+    p = rng.random(n) * 0.5
+    p_strong = np.where(rng.random(n) < 0.5, p, 0.98)
+    return HeldOut(
+        p_success=p,
+        weak=(rng.random(n) < p).astype(float),
+        strong=(rng.random(n) < p_strong).astype(float),
+        p_strong=p_strong,
+    )
+
+
+def test_a_quality_is_held_by_gain_where_that_escalates_less():
+    evidence = half_hopeless()
+    goal = QualityGoal(quality=0.9, confidence=0.9)
+    by_gain = bar_for(goal, evidence)
+    by_chance = bar_for(goal, replace(evidence, p_strong=np.empty(0)))
+    assert by_gain.least_gain is not None
+    assert by_chance.least_gain is None
+    kept = by_gain.keeps(evidence)
+    assert kept.mean() > by_chance.keeps(evidence).mean() + 0.2
+    routed = np.where(kept, evidence.weak, evidence.strong).mean()
+    assert routed >= 0.9 * evidence.strong.mean()
+
+
+def test_a_share_goes_to_those_that_gain_most_where_gain_is_foretold():
+    evidence = half_hopeless()
+    assert gain_ranks_better(evidence)
+    bar = bar_for(StrongShareGoal(strong_share=0.3), evidence)
+    escalated = ~bar.keeps(evidence)
+    assert escalated.mean() == pytest.approx(0.3, abs=0.01)
+    assert (evidence.p_strong[escalated] == 0.98).all()
+
+
+def test_gain_that_ranks_no_better_is_not_used():
+    evidence = calibrated()
+    constant = replace(evidence, p_strong=np.full(len(evidence.weak), 0.9))
+    assert not gain_ranks_better(constant)
+    assert bar_for(StrongShareGoal(strong_share=0.3), constant).least_gain is None
+
+
+def test_a_risk_is_held_on_the_evidence():
+    evidence = calibrated()
+    bar = bar_for(RiskGoal(risk=0.05), evidence)
+    kept = evidence.p_success >= bar.keep_at
+    lost = np.maximum(evidence.strong - evidence.weak, 0.0)
+    assert 0.03 < (lost * kept).mean() <= 0.05
+
+
+def test_queries_that_stand_together_promise_less():
+    evidence = calibrated()
+    together = replace(evidence, groups=np.repeat(np.arange(len(evidence.weak) // 20), 20) * 1.0)
+    goal = QualityGoal(quality=0.8)
+    assert bar_for(goal, together).keep_at > bar_for(goal, evidence).keep_at

@@ -10,6 +10,7 @@ from foretell.errors import InputError, ProbeFileError, TrainingDataError
 from foretell.probes import load_probe
 from foretell.records import Outcome, ReadPoint
 from foretell.runtime import (
+    Bar,
     early_bars,
     early_probes,
     newest_probe,
@@ -69,10 +70,11 @@ def test_early_probes_lie_below_the_chosen_one_and_rarely_stop_a_keep(labelled_s
     for probe in early:
         assert probe.card.read_point.layer < saved.card.read_point.layer
     keep_at = float(np.median(saved.held_out.p_success))
-    kept = saved.held_out.p_success >= keep_at
+    bar = Bar(keep_at=keep_at, reason="for the test")
+    kept = bar.keeps(saved.held_out)
     stopped = np.zeros(len(kept), dtype=bool)
-    for (_, bar), probe in zip(early_bars(saved.held_out, early, keep_at), early, strict=True):
-        stopped |= probe.held_out.p_success < bar
+    for (_, least), probe in zip(early_bars(saved.held_out, early, bar), early, strict=True):
+        stopped |= probe.held_out.p_success < least
     assert (stopped & kept).sum() <= 0.04 * kept.sum()
 
 

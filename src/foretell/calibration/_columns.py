@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from foretell.errors import InputError
 
 Column = NDArray[np.float64]
+Index = NDArray[np.int64]
 
 
 def finite_column(values: ArrayLike, name: str) -> Column:
@@ -40,9 +41,30 @@ def weight_column(weights: ArrayLike | None, n: int) -> Column:
     return column
 
 
+def group_column(groups: ArrayLike | None, n: int) -> Index:
+    """Groups numbered from 0, row by row; each row its own group when not given."""
+    if groups is None:
+        return np.arange(n)
+    names = np.asarray(groups)
+    if names.shape != (n,):
+        raise InputError(f"{names.size} groups for {n} queries; wanted one for each")
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
 def same_length(**columns: Column) -> None:
     """Refuses columns of different lengths."""
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise InputError(f"columns differ in length ({found}); wanted one row per query in each")
+
+
+def chance_columns(
+    p_success: ArrayLike, outcomes: ArrayLike, weights: ArrayLike | None
+) -> tuple[Column, Column, Column]:
+    """Chances, outcomes and weights, one of each per query."""
+    p = unit_column(p_success, "chances")
+    outcome = unit_column(outcomes, "outcomes")
+    weight = weight_column(weights, len(p))
+    same_length(chances=p, outcomes=outcome, weights=weight)
+    return p, outcome, weight

@@ -291,7 +291,7 @@ def _label(plan: _Plan, domain: Domain, options: Mapping[str, str]) -> None:
 def _train_and_compare(plan: _Plan, answered: _Answered, say: Say) -> tuple[Evaluation, Trained]:
     from foretell.cli._routers import compared_routers
     from foretell.evaluation import evaluate_routers
-    from foretell.probes import select_linear_probe
+    from foretell.probes import select_probe
     from foretell.routers import FittedProbeRouter, ProbeRouter
     from foretell.runtime import Foretell, save_selection, the_metric
 
@@ -306,7 +306,9 @@ def _train_and_compare(plan: _Plan, answered: _Answered, say: Say) -> tuple[Eval
     say(f"right answers: small model {_share(weak_rate)}, large model {_share(strong_rate)}")
     with tracking("training the probe") as progress:
         # The test queries judge the selection, so it is not repeated in outer folds.
-        selection = select_linear_probe(train, nested=False, seed=plan.seed, progress=progress)
+        selection = select_probe(
+            train, kinds=("linear",), nested=False, seed=plan.seed, progress=progress
+        )
     probe = save_selection(
         selection,
         train,
@@ -317,7 +319,7 @@ def _train_and_compare(plan: _Plan, answered: _Answered, say: Say) -> tuple[Eval
     )
     router = ProbeRouter(fitted=FittedProbeRouter(probe=selection.probe, selection=selection))
     # The other read points have done their part; every router would carry copies of them along.
-    point = selection.probe.read_point
+    point = selection.chosen.read_point
     train, test = (
         replace(data, activations={point: data.activations[point]}) for data in (train, test)
     )

@@ -7,15 +7,17 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foretell.cli._console import counting, out, print_drawing, print_json, tracking, waiting
 from foretell.cli._options import DEFAULT_CONFIG, ConfigPath, DomainName, JsonFlag, RouteName
-from foretell.cli._routers import compared_routers, router_table
 from foretell.errors import InputError
 from foretell.records import Observation, ReadPoint, Role, Sampling
+
+if TYPE_CHECKING:
+    from foretell.probes import StrongHeadSettings, TokensHeadSettings
 
 
 def collect(
@@ -147,6 +149,13 @@ def train(
     metric: Annotated[
         str | None, typer.Option(help="which labels; may be left out when there is one kind")
     ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="kind of probe to choose from, may be repeated: linear, several, mix, fusion "
+            "(these by default), mlp, attention (need torch)"
+        ),
+    ] = None,
     nested: Annotated[
         bool, typer.Option(help="measure the selection itself in outer folds (5 × the work)")
     ] = True,
@@ -159,6 +168,7 @@ def train(
     """
     from dataclasses import asdict
 
+    from foretell.probes import DEFAULT_KINDS
     from foretell.runtime import Foretell, train_probe
 
     with (
@@ -172,6 +182,7 @@ def train(
             ft.config.probes.dir,
             now=datetime.now(UTC),
             metric=metric,
+            kinds=kind or DEFAULT_KINDS,
             nested=nested,
             seed=seed,
             progress=progress,
@@ -183,15 +194,25 @@ def train(
                 "probe": card.name,
                 "folder": str(trained.folder),
                 "domain": domain,
+                "kind": card.kind,
+                "read_points": [point.name for point in card.read_points],
                 "read_point": card.read_point.name,
+                "calibration": card.calibration.kind,
                 "train_size": card.n_train,
                 "base_rate": card.base_rate,
                 "nested": card.nested_metrics,
+                "gate": None if card.gate is None else asdict(card.gate.false_alarms),
+                "heads": {
+                    "strong": _metrics(card.heads.strong),
+                    "tokens": _metrics(card.heads.tokens),
+                    "reasons": dict(card.heads.reasons),
+                },
                 **{name: asdict(value) for name, value in card.metrics.items()},
             }
         )
         return
-    out.print(f"probe {card.name} reads {card.read_point}; saved in {trained.folder}")
+    where = "; ".join(map(str, card.read_points))
+    out.print(f"probe {card.name} ({card.kind}) reads {where}; saved in {trained.folder}")
     for name, value in card.metrics.items():
         out.print(f"  {name:9} {_with_interval(asdict(value))}  (held out, {card.n_train} queries)")
 
@@ -216,6 +237,7 @@ def evaluate(
     """
     import numpy as np
 
+    from foretell.cli._routers import compared_routers, router_table
     from foretell.evaluation import ReportContext, draw_curve, evaluate_routers, render_report
     from foretell.runtime import Foretell, load_split, the_metric
 
@@ -255,6 +277,12 @@ def evaluate(
         out.print(router_table(evaluation))
         print_drawing(draw_curve(evaluation, min(out.width, 100)))
         out.print(f"report: {path}")
+
+
+def _metrics(head: StrongHeadSettings | TokensHeadSettings | None) -> dict[str, Any] | None:
+    from dataclasses import asdict
+
+    return head and {name: asdict(value) for name, value in head.metrics.items()}
 
 
 def _name_values(options: tuple[str, ...] | list[str]) -> dict[str, str]:

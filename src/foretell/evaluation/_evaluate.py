@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from foretell.calibration import expected_calibration_error
 from foretell.errors import InputError
-from foretell.evaluation._controls import check_controls, refuse_leaks
-from foretell.evaluation._curves import cost_quality_curve
-from foretell.evaluation._evaluation import (
-    Difference,
-    Evaluation,
-    ReliabilityBin,
-    RouterResult,
-    Slice,
-    WrongCase,
-)
-from foretell.evaluation._intervals import Floats, Interval, Resamples, Statistic, interval
-from foretell.evaluation._statistics import apgr_of, auroc_of, cpt_of, mean_of
+from foretell.evaluation._answered import PROBE, Judged
+from foretell.evaluation._bench import Bench
+from foretell.evaluation._controls import Controls, check_controls, refuse_leaks
+from foretell.evaluation._costs import DEFAULT_PRICES, Prices
+from foretell.evaluation._evaluation import Evaluation, RouterResult
+from foretell.evaluation._fits import labelled, require_distinct_names, without_outcomes
+from foretell.evaluation._intervals import Resamples
 from foretell.probes import spare_one_core
 from foretell.records import RoutingData
 from foretell.routers import FittedProbeRouter, FittedRouter, Router
 
 Progress = Callable[[int, int, str], None]
 """Told the steps done, the steps in all, and in a few words what begins now."""
-
-Rows = NDArray[np.int64]
-
-_PROBE, _EMBEDDING = "probe", "embedding"
-_THIRDS = ("lower third", "middle third", "upper third")
-_RELIABILITY_BINS = 10
-_MOST_WRONG = 10
 
 
 def evaluate_routers(
@@ -44,13 +30,15 @@ def evaluate_routers(
     rng: np.random.Generator,
     *,
     resamples: int = 1_000,
+    prices: Prices = DEFAULT_PRICES,
+    overheads: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """All ``routers`` fitted on ``train`` and compared on ``test``.
 
-    Rows without a weak outcome are left out and counted. Metrics that need the strong model use
-    the test rows that have its outcome; without any they are ``None``. The routers do not get to
-    see the outcomes of the test queries.
+    Rows without a weak outcome, and test rows of weight 0, are left out and counted. Metrics that
+    need the strong model use the test rows that have its outcome; without any they are ``None``.
+    The routers do not get to see the outcomes of the test queries.
 
     Args:
         train: Queries to fit on.
@@ -61,15 +49,19 @@ def evaluate_routers(
         rng: Decides folds, lots, shuffles and resamples. A router's part of it does not depend on
             which others take part after it.
         resamples: Bootstrap draws behind each interval.
+        prices: Of the two models; by default one to 125 (``DEFAULT_PRICES``).
+        overheads: By router, what asking it costs besides the two models, in USD per query, such
+            as the call of a third model.
         progress: Called before each fit and each later step.
 
     Raises:
-        InputError: Leaks, repeated ids or names, or no labelled test query.
+        InputError: Leaks, repeated ids or names, an overhead of no router, or no labelled test
+            query.
         ProbeMismatchError: The two sets were collected on different models.
         TrainingDataError: A router cannot be fitted on ``train``.
     """
     with spare_one_core():
-        return _evaluated(train, test, routers, rng, resamples, progress)
+        return _evaluated(train, test, routers, rng, resamples, prices, overheads or {}, progress)
 
 
 def _evaluated(
@@ -78,55 +70,95 @@ def _evaluated(
     routers: Sequence[Router],
     rng: np.random.Generator,
     resamples: int,
+    prices: Prices,
+    overheads: Mapping[str, float],
     progress: Progress | None,
 ) -> Evaluation:
     refuse_leaks(train, test)
-    names = [router.name for router in routers]
-    if len(set(names)) < len(names) or not names:
-        raise InputError(f"routers are named {names}; wanted at least one, each with its own name")
-    known_train, known_test = _labelled(train), _labelled(test)
+    require_distinct_names(routers)
+    require_known_names(overheads, routers)
+    known_train, known_test = labelled(train), judgeable(test)
     if not len(known_test):
         raise InputError(f"none of {len(test)} test queries has an outcome; label some first")
     for_draws, for_controls, *for_routers = rng.spawn(2 + len(routers))
 
-    tell = _Steps(total=len(routers) + 2, progress=progress)
+    tell = Steps(total=len(routers) + 2, progress=progress)
     fitted: dict[str, FittedRouter] = {}
     for router, generator in zip(routers, for_routers, strict=True):
         tell(f"fitting {router.name}")
         fitted[router.name] = router.fit(known_train, generator)
 
-    tell("measuring")
-    bench = _Bench.of(known_test, Resamples.draw(known_test.groups, for_draws, resamples))
-    unseen = replace(known_test, weak=np.empty(0), strong=np.empty(0))
-    scores = {name: router.score(unseen) for name, router in fitted.items()}
-    chances = {name: router.p_success(unseen) for name, router in fitted.items()}
-    results = tuple(bench.result(r, scores[r.name], chances[r.name]) for r in routers)
-
     tell("checking controls")
-    probe = fitted.get(_PROBE)
+    draws = Resamples.draw(
+        known_test.groups, for_draws, resamples, repetitions=known_test.row_weights()
+    )
+    unseen = without_outcomes(known_test)
+    judged = [
+        Judged(
+            name=router.name,
+            sees=router.sees,
+            scores=fitted[router.name].score(unseen),
+            chances=fitted[router.name].p_success(unseen),
+            # Costs are counted per 1,000 queries.
+            overhead=1_000 * overheads.get(router.name, 0.0),
+        )
+        for router in routers
+    ]
+    probe = fitted.get(PROBE)
     probe = probe if isinstance(probe, FittedProbeRouter) else None
-    return Evaluation(
+    controls = check_controls(
+        known_train,
+        known_test,
+        probe,
+        for_controls,
+        scores={one.name: one.scores for one in judged},
+        resamples=draws,
+    )
+
+    tell("measuring")
+    measured = measure(Bench.of(known_test, draws, prices), judged, controls)
+    return replace(
+        measured,
         domains=tuple(sorted({*known_train.domain, *known_test.domain})),
         model=test.model or train.model,
         train_size=len(known_train),
-        test_size=len(known_test),
         unlabelled=len(train) + len(test) - len(known_train) - len(known_test),
-        base_rate=float(known_test.weak.mean()),
-        strong_rate=bench.strong_rate,
-        routers=results,
-        best_baseline=_best_baseline(results),
-        differences=bench.differences(scores),
-        slices=bench.slices(scores),
-        controls=check_controls(known_train, known_test, probe, for_controls),
-        reliability=bench.reliability(chances[_PROBE]) if _PROBE in chances else (),
         sweep=probe.selection.sweep if probe and probe.selection else (),
-        most_wrong=bench.most_wrong(chances[_PROBE]) if _PROBE in chances else (),
         fitted=fitted,
     )
 
 
+def measure(bench: Bench, judged: Sequence[Judged], controls: Controls) -> Evaluation:
+    """Everything that follows from what the routers say, with nothing yet about their fits."""
+    results = tuple(bench.result(one) for one in judged)
+    probe = next((one for one in judged if one.name == PROBE), None)
+    return Evaluation(
+        domains=(),
+        model=None,
+        train_size=0,
+        test_size=len(bench.test),
+        unlabelled=0,
+        folds=1,
+        base_rate=bench.base_rate,
+        strong_rate=bench.answered.strong_rate,
+        routers=results,
+        best_baseline=_best_baseline(results),
+        differences=bench.differences(judged),
+        slices=bench.slices(judged),
+        attribute_slices=bench.attribute_slices(judged),
+        cost_basis=bench.answered.cost_basis,
+        costs=bench.answered.costs(),
+        gap_closed=bench.answered.gap_closed(judged, results),
+        controls=controls,
+        reliability=bench.reliability(probe),
+        sweep=(),
+        most_wrong=bench.most_wrong(probe),
+        fitted={},
+    )
+
+
 @dataclass(slots=True)
-class _Steps:
+class Steps:
     """Counts steps and tells what begins."""
 
     total: int
@@ -139,127 +171,20 @@ class _Steps:
         self.done += 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Bench:
-    """The labelled test queries, which of them both models answered, and the shared resamples."""
-
-    test: RoutingData
-    every: Rows
-    both: Rows
-    resamples: Resamples
-
-    @classmethod
-    def of(cls, test: RoutingData, resamples: Resamples) -> _Bench:
-        both = np.flatnonzero(np.isfinite(test.strong)) if test.strong.size else np.empty(0, int)
-        return cls(test=test, every=np.arange(len(test)), both=both, resamples=resamples)
-
-    @property
-    def strong_rate(self) -> float | None:
-        return float(self.test.strong[self.both].mean()) if len(self.both) else None
-
-    def result(self, router: Router, scores: Floats, chances: Floats) -> RouterResult:
-        columns = self._both_answered(scores)
-        squared = np.square(chances - self.test.weak) + self.test.weak * (1 - self.test.weak)
-        return RouterResult(
-            name=router.name,
-            sees=router.sees,
-            auroc=self._auroc(scores, self.every),
-            apgr=self._over_both(apgr_of(*columns)) if len(self.both) else _NOTHING,
-            cpt50=self._over_both(cpt_of(*columns, 0.5)) if len(self.both) else _NOTHING,
-            cpt80=self._over_both(cpt_of(*columns, 0.8)) if len(self.both) else _NOTHING,
-            brier=interval(mean_of(squared), self.resamples, self.every),
-            ece=Interval(
-                value=expected_calibration_error(chances, self.test.weak), n=len(self.test)
-            ),
-            curve=cost_quality_curve(*columns) if len(self.both) else None,
-        )
-
-    def differences(self, scores: dict[str, Floats]) -> tuple[Difference, ...]:
-        if _PROBE not in scores:
-            return ()
-        probe, weak = scores[_PROBE], self.test.weak
-
-        def against(name: str, other: Floats) -> Difference:
-            ours, theirs = self._both_answered(probe), self._both_answered(other)
-            apgr = _less(apgr_of(*ours), apgr_of(*theirs)) if len(self.both) else None
-            return Difference(
-                against=name,
-                auroc=interval(
-                    _less(auroc_of(probe, weak), auroc_of(other, weak)), self.resamples, self.every
-                ),
-                apgr=self._over_both(apgr) if apgr else _NOTHING,
-            )
-
-        return tuple(against(name, other) for name, other in scores.items() if name != _PROBE)
-
-    def slices(self, scores: dict[str, Floats]) -> tuple[Slice, ...]:
-        if _EMBEDDING not in scores:
-            return ()
-        order = self._rising(scores[_EMBEDDING])
-        return tuple(
-            Slice(
-                name=name,
-                n=len(rows),
-                base_rate=float(self.test.weak[rows].mean()),
-                auroc={router: self._auroc(score, rows) for router, score in scores.items()},
-            )
-            for name, rows in zip(_THIRDS, np.array_split(order, 3), strict=True)
-            if len(rows)
-        )
-
-    def reliability(self, chances: Floats) -> tuple[ReliabilityBin, ...]:
-        order = self._rising(chances)
-        return tuple(
-            ReliabilityBin(
-                p_success=float(chances[rows].mean()),
-                success=interval(mean_of(self.test.weak[rows]), self.resamples, rows),
-            )
-            for rows in np.array_split(order, _RELIABILITY_BINS)
-            if len(rows)
-        )
-
-    def most_wrong(self, chances: Floats) -> tuple[WrongCase, ...]:
-        worst = self._rising(-np.abs(chances - self.test.weak))[:_MOST_WRONG]
-        both = set(self.both.tolist())
-        return tuple(
-            WrongCase(
-                id=self.test.ids[row],
-                text=self.test.texts[row],
-                p_success=float(chances[row]),
-                weak=float(self.test.weak[row]),
-                strong=float(self.test.strong[row]) if row in both else None,
-            )
-            for row in worst.tolist()
-        )
-
-    def _rising(self, values: Floats) -> Rows:
-        """Rows by rising value; ids settle ties, so that the order of rows does not."""
-        rows = range(len(values))
-        return np.array(sorted(rows, key=lambda row: (float(values[row]), self.test.ids[row])))
-
-    def _auroc(self, scores: Floats, rows: Rows) -> Interval:
-        return interval(auroc_of(scores[rows], self.test.weak[rows]), self.resamples, rows)
-
-    def _over_both(self, statistic: Statistic) -> Interval:
-        return interval(statistic, self.resamples, self.both)
-
-    def _both_answered(self, scores: Floats) -> tuple[Floats, Floats, Floats]:
-        strong = self.test.strong[self.both] if len(self.both) else np.empty(0)
-        return scores[self.both], self.test.weak[self.both], strong
+def require_known_names(overheads: Mapping[str, float], routers: Sequence[Router]) -> None:
+    """Refuses an overhead of a router that does not take part, or of less than nothing."""
+    names = [router.name for router in routers]
+    for name, overhead in overheads.items():
+        if name not in names:
+            raise InputError(f"overhead of {name!r}, but the routers are {names}; name one of them")
+        if not 0 <= overhead < float("inf"):
+            raise InputError(f"overhead of {name!r} is {overhead}; wanted USD per query, 0 or more")
 
 
-_NOTHING = Interval(value=None, n=0)
-
-
-def _labelled(data: RoutingData) -> RoutingData:
-    return data.take(np.isfinite(data.weak) if data.weak.size else np.zeros(len(data), bool))
-
-
-def _less(ours: Statistic, theirs: Statistic) -> Statistic:
-    def statistic(weights: Floats) -> Floats:
-        return ours(weights) - theirs(weights)
-
-    return statistic
+def judgeable(data: RoutingData) -> RoutingData:
+    """The rows that have a weak outcome, and weight."""
+    known = labelled(data)
+    return known.take(known.row_weights() > 0)
 
 
 def _best_baseline(results: Sequence[RouterResult]) -> str | None:

@@ -13,6 +13,7 @@ def decide(
     estimate: Estimate | None,
     *,
     keep_at: float,
+    least_gain: float | None = None,
     on_decline: Role = "strong",
     override: Role | None = None,
     explore: float = 0.0,
@@ -20,10 +21,15 @@ def decide(
 ) -> Decision:
     """Which model serves one query, and why.
 
-    In this order: an ``override`` is followed (``pinned``); without an estimate ``on_decline``
-    serves (``declined``); the weak model keeps the query iff ``p_success >= keep_at``, else it
-    escalates; a share ``explore`` of these goes the other way (``explore``), so that outcomes are
-    known on both sides of the bar. ``keep_at`` may lie above 1, where nothing is kept.
+    In this order: an ``override`` is followed (``pinned``); without an estimate, or with one of a
+    query that is outside of what the router knows, ``on_decline`` serves (``declined``); the weak
+    model keeps the query iff ``p_success >= keep_at``, else it escalates; a share ``explore`` of
+    these goes the other way (``explore``), so that outcomes are known on both sides of the bar.
+    ``keep_at`` may lie above 1, where nothing is kept.
+
+    With ``least_gain``, and an estimate that foretells the strong model too, the bar is about the
+    gain: a query escalates iff ``p_strong - p_success > least_gain``, that is, its own
+    ``keep_at`` is ``p_strong - least_gain``.
 
     ``draw`` is uniform in [0, 1), drawn by the caller for this query, and flips the decision when
     below ``explore``; it is needed when ``explore`` is above 0. Chance of the decision taken:
@@ -43,9 +49,24 @@ def decide(
             f"there is no estimate for this query, so the {on_decline} model serves it",
             keep_at,
         )
+    if estimate.outside:
+        return _decision(
+            "declined",
+            on_decline,
+            f"the query looks like nothing in training, so the {on_decline} model serves it",
+            keep_at,
+            estimate,
+        )
+    if least_gain is not None and estimate.p_strong is not None:
+        keep_at = max(0.0, estimate.p_strong - least_gain)
     kept = estimate.p_success >= keep_at
     chance, bar = _told_apart(estimate.p_success, keep_at)
     compared = f"p_success {chance} is {'at least' if kept else 'below'} the bar of {bar}"
+    if least_gain is not None and estimate.p_strong is not None:
+        compared += (
+            f" (the strong model's {estimate.p_strong:.2f}, less the {least_gain:.2f} that a call "
+            "must gain)"
+        )
     if draw is not None and draw < explore:
         served: Role = "strong" if kept else "weak"
         reason = f"{compared}, but one query in {1 / explore:.3g} explores the other side"
@@ -68,6 +89,7 @@ def _decision(
         p_success=estimate.p_success,
         p_strong=estimate.p_strong,
         gain=estimate.gain,
+        familiarity=estimate.familiarity,
         router=estimate.router,
     )
 

@@ -9,54 +9,60 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from foretell.records import ReadPoint
+from foretell.records import Estimate, ReadPoint
 
-Probed = Callable[[NDArray[np.float32]], tuple[float, float]]
-"""Score and ``p_success`` of one vector, axis width."""
+Vectors = Mapping[ReadPoint, NDArray[np.float32]]
+"""What was read so far: (width,) by read point, (tokens, width) at one of pooling ``tokens``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateStage:
-    """One look of a gate: at ``read_point``, stopping when the chance is below ``stop_below``."""
+    """One look of a gate, once the vector of ``read_point`` is complete.
+
+    ``foretell`` makes an estimate of all vectors read so far, ``goes_on`` says whether the prefill
+    is worth finishing after that.
+    """
 
     read_point: ReadPoint
-    probed: Probed
-    stop_below: float
+    foretell: Callable[[Vectors], Estimate]
+    goes_on: Callable[[Estimate], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateReading:
-    """What a gate saw last: the probe's score and chance, and the time of all its looks so far."""
+    """What a gate saw last, and the time of all its looks so far."""
 
     read_point: ReadPoint
-    score: float
-    p_success: float
+    estimate: Estimate
     seconds: float
     passed: bool
 
 
 @dataclass(slots=True)
 class EarlyExitGate:
-    """A gate for one prefill; ``reading`` is ``None`` until its first read point was reached."""
+    """A gate for one prefill; ``reading`` is ``None`` until its first stage was reached."""
 
     _stages: Mapping[ReadPoint, GateStage]
     _clock: Callable[[], float]
+    _vectors: dict[ReadPoint, NDArray[np.float32]] = field(
+        default_factory=dict[ReadPoint, NDArray[np.float32]], init=False
+    )
     reading: GateReading | None = field(default=None, init=False)
 
     def __call__(self, read_point: ReadPoint, vector: NDArray[np.float32]) -> bool:
-        """Whether the prefill should go on; other read points than its own always should."""
+        """Whether the prefill should go on; read points without a stage are only remembered."""
+        self._vectors[read_point] = vector
         stage = self._stages.get(read_point)
         if stage is None:
             return True
         started = self._clock()
-        score, p_success = stage.probed(vector)
+        estimate = stage.foretell(self._vectors)
         seconds = self._clock() - started
         self.reading = GateReading(
             read_point=read_point,
-            score=score,
-            p_success=p_success,
+            estimate=estimate,
             seconds=seconds + (self.reading.seconds if self.reading else 0.0),
-            passed=p_success >= stage.stop_below,
+            passed=stage.goes_on(estimate),
         )
         return self.reading.passed
 
@@ -66,9 +72,8 @@ def early_exit_gate(
 ) -> EarlyExitGate:
     """A gate that looks once at each stage and ends the prefill at the first that says no.
 
-    The last stage decides with the same rule as ``decide`` when its bar is the route's
-    ``keep_at``; earlier ones, with lower bars, only decline sooner what is hopeless. A query that
-    is to be served by the weak model in any case (pinned, explored) must get bars of 0. One gate
-    is for one prefill; ``clock`` counts seconds.
+    A last stage that goes on exactly when ``decide`` would have the weak model serve makes the
+    gate and the decision one; earlier ones only decline sooner what is hopeless. One gate is for
+    one prefill; ``clock`` counts seconds.
     """
     return EarlyExitGate({stage.read_point: stage for stage in stages}, clock)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from foretell.calibration import FittedPlatt
+from foretell.calibration import FittedCalibration
 from foretell.errors import InputError, ProbeMismatchError
+from foretell.probes._gate import FittedGate, GateSettings
+from foretell.probes._heads import Heads, HeadsSettings
 from foretell.probes._honest import STRICT_JSON, Metric
-from foretell.probes._selection import Selection, SweepRow
+from foretell.probes._linear_search import SweepRow
+from foretell.probes._rivals import KindRow
+from foretell.probes._saveable import saveable
+from foretell.probes._selection import Selection
 from foretell.records import ModelIdentity, ReadPoint, RoutingData
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+_HASHED: Final = ("weak", "strong", "first_entropy", "first_margin", "weak_tokens")
+"""Columns, besides the activations, that a probe or a head is fitted on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +40,14 @@ class LabelDefinition:
 class ProbeCard:
     """Identity and provenance of one saved probe.
 
-    ``n_positive`` is the sum of the training outcomes, so a success rate counts in part;
-    ``base_rate`` is its share of ``n_train``. ``metrics`` were measured on held-out queries, in
-    outer folds when ``nested_metrics``. ``created`` is ISO 8601 in UTC. ``weights_sha256`` is set
-    when the probe is saved.
+    ``kind`` and ``settings`` are the probe's, ``read_points`` where it reads, layers rising.
+    ``target`` is ``rate`` when some training outcome lies between 0 and 1. ``n_positive`` is the
+    sum of the training outcomes, so a success rate counts in part; ``base_rate`` is their mean,
+    weighted as in training. ``metrics`` were measured on held-out queries, in outer folds when
+    ``nested_metrics``. ``chosen`` is the best setting of a linear probe among those in ``sweep``,
+    and ``kinds_tried`` how the kinds compared in the same folds. ``gate`` and ``heads`` are what is
+    saved beside the probe. ``created`` is ISO 8601 in UTC. ``weights_sha256`` is set when the probe
+    is saved.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, object]] = STRICT_JSON
@@ -43,29 +56,38 @@ class ProbeCard:
     version: int
     model: ModelIdentity
     domain: str
-    read_point: ReadPoint
+    kind: str
+    read_points: tuple[ReadPoint, ...]
+    settings: Mapping[str, Any]
     label: LabelDefinition
+    target: Literal["binary", "rate"]
     n_train: int
     n_positive: float
     base_rate: float
     metrics: Mapping[str, Metric]
     nested_metrics: bool
-    calibration: FittedPlatt
+    calibration: FittedCalibration
     training_data_sha256: str
-    components: int
-    l2: float
     seed: int
+    chosen: SweepRow
     sweep: tuple[SweepRow, ...]
+    kinds_tried: tuple[KindRow, ...]
     library_versions: Mapping[str, str]
     created: str
+    gate: GateSettings | None = None
+    heads: HeadsSettings = field(default_factory=HeadsSettings)
     weights_sha256: str = ""
-    kind: Literal["linear"] = "linear"
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property
     def name(self) -> str:
         """``geo@3``: the name in headers, metrics and messages."""
         return f"{self.id}@{self.version}"
+
+    @property
+    def read_point(self) -> ReadPoint:
+        """The last read point to be reached."""
+        return self.read_points[-1]
 
     def check_serves(self, identity: ModelIdentity, domain: str | None = None) -> None:
         """Refuses a model, or a domain when given, that the probe was not fitted on.
@@ -95,8 +117,10 @@ def describe(
     domain: str,
     label: LabelDefinition,
     now: datetime,
+    gate: FittedGate | None = None,
+    heads: Heads | None = None,
 ) -> ProbeCard:
-    """The card of a selection from ``data``.
+    """The card of a selection from ``data``, and of the gate and heads saved beside the probe.
 
     Raises:
         InputError: ``data`` names no model, or ``now`` has no time zone.
@@ -105,46 +129,62 @@ def describe(
         raise InputError("the training data names no model; a probe is bound to the one it read")
     if now.tzinfo is None:
         raise InputError(f"the time {now} has no time zone; pass one in UTC")
-    n_positive = float(selection.outcomes.sum())
+    probe, outcomes, weights = selection.probe, selection.outcomes, selection.weights
     return ProbeCard(
         id=id,
         version=version,
         model=data.model,
         domain=domain,
-        read_point=selection.probe.read_point,
+        kind=probe.kind,
+        read_points=probe.read_points,
+        settings=dict(probe.settings()),
         label=label,
-        n_train=len(selection.outcomes),
-        n_positive=n_positive,
-        base_rate=n_positive / len(selection.outcomes),
+        target="rate" if ((outcomes > 0) & (outcomes < 1)).any() else "binary",
+        n_train=len(outcomes),
+        n_positive=float(outcomes.sum()),
+        base_rate=float(weights @ outcomes / weights.sum()),
         metrics=selection.metrics,
         nested_metrics=selection.nested,
-        calibration=selection.probe.calibration,
-        training_data_sha256=hash_training_data(data, selection.probe.read_point),
-        components=selection.probe.components,
-        l2=selection.chosen.l2,
+        calibration=saveable(probe.calibration),
+        training_data_sha256=hash_training_data(data, probe.read_points),
         seed=selection.seed,
+        chosen=selection.chosen,
         sweep=selection.sweep,
+        kinds_tried=selection.kinds_tried,
         library_versions=_library_versions(),
         created=now.astimezone(UTC).isoformat(timespec="seconds"),
+        gate=None if gate is None else gate.settings,
+        heads=HeadsSettings() if heads is None else heads.settings(),
     )
 
 
-def hash_training_data(data: RoutingData, read_point: ReadPoint) -> str:
-    """SHA-256 over id, group, outcome and activation of every labelled query, by id.
+def hash_training_data(data: RoutingData, read_points: Sequence[ReadPoint]) -> str:
+    """SHA-256 over every labelled query, by id: names, what fits look at, and activations.
 
-    The order of rows does not matter.
+    The order of rows does not matter; that of the read points does.
     """
     digest = hashlib.sha256()
+    columns = [data.lengths, data.row_weights()]
+    columns += [column for name in _HASHED if len(column := getattr(data, name))]
+    numbers = np.stack(columns, axis=1).astype("<f8")
     labelled = np.flatnonzero(~np.isnan(data.weak))
-    activations = np.ascontiguousarray(data.activations[read_point], dtype="<f4")
     for i in sorted(labelled, key=lambda i: data.ids[i]):
-        for text in (data.ids[i], data.groups[i]):
+        for text in (data.ids[i], data.groups[i], data.domain[i]):
             content = text.encode()
             # The length in front keeps ("ab", "c") and ("a", "bc") apart.
             digest.update(len(content).to_bytes(8, "little") + content)
-        digest.update(np.array(data.weak[i], dtype="<f8").tobytes())
-        digest.update(activations[i].tobytes())
+        digest.update(numbers[i].tobytes())
+        for point in read_points:
+            digest.update(
+                np.ascontiguousarray(_read_at(data, point, int(i)), dtype="<f4").tobytes()
+            )
     return digest.hexdigest()
+
+
+def _read_at(data: RoutingData, point: ReadPoint, row: int) -> NDArray[np.float32]:
+    if point.pooling == "tokens":
+        return data.sequences[point].query(row)
+    return data.activations[point][row]
 
 
 def _library_versions() -> dict[str, str]:
@@ -153,7 +193,7 @@ def _library_versions() -> dict[str, str]:
     from importlib.metadata import version as installed_version
 
     versions: dict[str, str] = {}
-    for library in ("foretell", "numpy", "scikit-learn", "scipy"):
+    for library in ("foretell", "numpy", "scikit-learn", "scipy", "torch"):
         try:
             versions[library] = installed_version(library)
         except PackageNotFoundError:

@@ -7,60 +7,54 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from foretell.errors import InputError, ProbeFileError
 from foretell.probes._card import SCHEMA_VERSION, ProbeCard
+from foretell.probes._gate import FittedGate
+from foretell.probes._heads import Heads
+from foretell.probes._held_out import HeldOut
+from foretell.probes._kinds import from_tensors
 from foretell.probes._linear import FittedLinearProbe
+from foretell.probes._protocol import FittedProbe
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+
+Tensors = Mapping[str, NDArray[Any]]
 
 _WEIGHTS = "weights.safetensors"
 _CARD = "card.json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class HeldOut:
-    """What thresholds are chosen on: training queries, each foretold without its own group.
-
-    All three are (n,): the chance foretold, the weak model's success, and the strong one's (NaN
-    where nobody labelled it).
-    """
-
-    p_success: NDArray[np.float64]
-    weak: NDArray[np.float64]
-    strong: NDArray[np.float64]
-
-    def __post_init__(self) -> None:
-        if not (self.p_success.shape == self.weak.shape == self.strong.shape):
-            raise InputError(
-                f"held-out columns have shapes {self.p_success.shape}, {self.weak.shape} and "
-                f"{self.strong.shape}; wanted one row for each query"
-            )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedProbe:
-    """A probe as read from its folder, with its card, and what its thresholds are chosen on."""
+    """A probe as read from its folder, with its card, and what its thresholds are chosen on.
 
-    probe: FittedLinearProbe
+    ``gate`` is ``None`` and ``heads`` are empty where none were saved.
+    """
+
+    probe: FittedProbe
     card: ProbeCard
     held_out: HeldOut
+    gate: FittedGate | None = None
+    heads: Heads = field(default_factory=Heads)
 
 
 def save_probe(
-    probe: FittedLinearProbe,
+    probe: FittedProbe,
     card: ProbeCard,
     folder: Path,
     *,
     held_out: HeldOut,
+    gate: FittedGate | None = None,
+    heads: Heads | None = None,
     replace_existing: bool = False,
 ) -> ProbeCard:
     """Write the probe to ``folder``, whole or not at all, and return its card as written.
@@ -70,31 +64,24 @@ def save_probe(
 
     Args:
         probe: What to save.
-        card: Its card; must be of this probe.
+        card: Its card; must be of this probe, and of the gate and heads.
         held_out: What a threshold for a goal will be chosen on.
+        gate: What tells foreign queries, if anything.
+        heads: What else is foretold, if anything.
         folder: Does not exist yet, unless ``replace_existing``; parents are made.
         replace_existing: Put the new folder in the old one's place. Between two renames nothing
             is there; a crash in between leaves the old one under a name that says so.
 
     Raises:
         ProbeFileError: The folder exists or cannot be written.
-        InputError: The card is of another probe.
+        InputError: The card is of another probe, gate or heads.
     """
     from safetensors.numpy import save
 
-    _require_same(probe, card)
+    parts = SavedProbe(probe=probe, card=card, held_out=held_out, gate=gate, heads=heads or Heads())
+    _require_same(parts)
     folder = Path(folder)
-    weights = save(
-        {
-            "weight": probe.weight,
-            "bias": np.array([probe.bias]),
-            "projection": probe.projection,
-            "offset": probe.offset,
-            "held_out_p_success": held_out.p_success,
-            "held_out_weak": held_out.weak,
-            "held_out_strong": held_out.strong,
-        }
-    )
+    weights = save(_tensors(parts))
     card = replace(card, weights_sha256=hashlib.sha256(weights).hexdigest())
     if folder.exists() and not replace_existing:
         raise ProbeFileError(
@@ -127,23 +114,75 @@ def load_probe(folder: Path) -> SavedProbe:
     """
     folder = Path(folder)
     card = _read_card(folder / _CARD)
-    probe, held_out = _read_weights(folder / _WEIGHTS, card)
-    return SavedProbe(probe=probe, card=card, held_out=held_out)
+    tensors = _read_tensors(folder / _WEIGHTS, card)
+    try:
+        return _parts(card, tensors)
+    except (InputError, TypeError, ValueError) as error:  # settings may hold any JSON
+        raise ProbeFileError(
+            f"{folder / _WEIGHTS} and {folder / _CARD} do not make a probe of kind {card.kind!r}: "
+            f"{error}"
+        ) from error
 
 
-def _require_same(probe: FittedLinearProbe, card: ProbeCard) -> None:
+def _require_same(saved: SavedProbe) -> None:
+    card, probe = saved.card, saved.probe
     facts = (
-        ("read point", card.read_point, probe.read_point),
-        ("components", card.components, probe.components),
-        ("width", card.model.width, probe.width),
+        ("kind", card.kind, probe.kind),
+        ("read points", card.read_points, probe.read_points),
+        ("settings", card.settings, dict(probe.settings())),
         ("calibration", card.calibration, probe.calibration),
+        ("gate", card.gate, None if saved.gate is None else saved.gate.settings),
+        ("heads", card.heads, saved.heads.settings()),
+        ("queries in training", card.n_train, len(saved.held_out.p_success)),
+        *(("width", card.model.width, width) for width in _widths(saved)),
     )
     for name, described, actual in facts:
         if described != actual:
             raise InputError(
-                f"card {card.name} says {name} {described} but the probe has {actual}; describe "
-                "the probe that is being saved"
+                f"card {card.name} says {name} {described} but the parts beside it have {actual}; "
+                "describe the very probe, gate and heads that are saved with it"
             )
+
+
+def _widths(saved: SavedProbe) -> list[int]:
+    """Lengths of the activations that the parts read, as far as they say."""
+    gate, strong, tokens = saved.gate, saved.heads.strong, saved.heads.tokens
+    return [
+        *([saved.probe.width] if isinstance(saved.probe, FittedLinearProbe) else []),
+        *([] if gate is None else [gate.width]),
+        *([] if strong is None else [strong.probe.width]),
+        *([] if tokens is None else [len(tokens.weight)]),
+    ]
+
+
+def _tensors(saved: SavedProbe) -> dict[str, NDArray[Any]]:
+    """All arrays by the names they have in the file: ``part.name``."""
+    parts: dict[str, Tensors] = {
+        "probe": saved.probe.tensors(),
+        "held_out": saved.held_out.tensors(),
+        "heads": saved.heads.tensors(),
+    }
+    if saved.gate is not None:
+        parts["gate"] = saved.gate.tensors()
+    return {f"{part}.{name}": array for part, of in parts.items() for name, array in of.items()}
+
+
+def _parts(card: ProbeCard, tensors: Tensors) -> SavedProbe:
+    """What was saved, made again; raises ``InputError`` where card and arrays do not fit."""
+
+    def part(name: str) -> Tensors:
+        prefix = f"{name}."
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    saved = SavedProbe(
+        probe=from_tensors(card.kind, card.settings, part("probe"), card.calibration),
+        card=card,
+        held_out=HeldOut.from_tensors(part("held_out")),
+        gate=None if card.gate is None else FittedGate.from_tensors(card.gate, part("gate")),
+        heads=Heads.from_tensors(card.heads, part("heads")),
+    )
+    _require_same(saved)
+    return saved
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -200,7 +239,7 @@ def _read_card(path: Path) -> ProbeCard:
         raise ProbeFileError(f"{path}: {error}") from error
 
 
-def _read_weights(path: Path, card: ProbeCard) -> tuple[FittedLinearProbe, HeldOut]:
+def _read_tensors(path: Path, card: ProbeCard) -> Tensors:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -212,44 +251,9 @@ def _read_weights(path: Path, card: ProbeCard) -> tuple[FittedLinearProbe, HeldO
             "the file is damaged or of another probe, so save or copy it again"
         )
     try:
-        tensors = load(content)
+        return load(content)
     except SafetensorError as error:
         raise ProbeFileError(f"{path} is not a safetensors file ({error})") from error
-    wanted = {
-        "weight": ((card.model.width,), "float32"),
-        "bias": ((1,), "float64"),
-        "projection": ((card.model.width, card.components), "float32"),
-        "offset": ((card.components,), "float32"),
-        "held_out_p_success": ((card.n_train,), "float64"),
-        "held_out_weak": ((card.n_train,), "float64"),
-        "held_out_strong": ((card.n_train,), "float64"),
-    }
-    for name, (shape, dtype) in wanted.items():
-        if name not in tensors:
-            raise ProbeFileError(f"{path} holds no tensor {name!r}; save the probe again")
-        tensor = tensors[name]
-        if tensor.shape != shape or tensor.dtype != dtype:
-            raise ProbeFileError(
-                f"{path}: {name} is {tensor.dtype} {tensor.shape}; its card promises {dtype} "
-                f"{shape}"
-            )
-    try:
-        probe = FittedLinearProbe(
-            read_point=card.read_point,
-            weight=tensors["weight"],
-            bias=float(tensors["bias"][0]),
-            projection=tensors["projection"],
-            offset=tensors["offset"],
-            calibration=card.calibration,
-        )
-    except InputError as error:
-        raise ProbeFileError(f"{path}: {error}") from error
-    held_out = HeldOut(
-        p_success=tensors["held_out_p_success"],
-        weak=tensors["held_out_weak"],
-        strong=tensors["held_out_strong"],
-    )
-    return probe, held_out
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Linear algebra behind a linear probe: the one file that fits with scikit-learn."""
+"""Reduction, folds and fit of a linear probe: the one file that uses scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from foretell.errors import TrainingDataError
 from foretell.probes._linear import FittedLinearProbe, LinearProbe
-from foretell.probes._training_rows import require_activations, require_outcomes
-from foretell.records import ReadPoint
+from foretell.probes._logistic import Logistic, difference_of_means, fit_logistic
+from foretell.probes._several import FittedSeveralProbe, SeveralProbe
+from foretell.probes._training_rows import (
+    require_activations,
+    require_outcomes,
+    require_read_points,
+    require_weights,
+)
+from foretell.records import ReadPoint, RoutingData
 
 try:
     from scipy.linalg import eigh
-    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
     from sklearn.utils.extmath import randomized_svd
 except ImportError as error:
@@ -46,18 +52,6 @@ class Reduction:
     def __call__(self, activations: NDArray[np.float32]) -> Floats:
         """Coordinates (n, components) of activations (n, width)."""
         return ((activations - self.mean) @ self.projection).astype(np.float64)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Logistic:
-    """A logistic regression on the first ``len(coefficients)`` coordinates."""
-
-    coefficients: Floats
-    intercept: float
-
-    def score(self, coordinates: Floats) -> Floats:
-        """Log-odds (n,) of coordinates (n, at least as many components)."""
-        return coordinates[:, : len(self.coefficients)] @ self.coefficients + self.intercept
 
 
 def fit_reduction(activations: NDArray[np.float32], components: int) -> Reduction:
@@ -99,26 +93,6 @@ def _principal_axes(standard: NDArray[np.float32], components: int) -> NDArray[n
     return axes * (np.sign(largest) / np.linalg.norm(axes, axis=0)).astype(np.float32)
 
 
-def fit_logistic(coordinates: Floats, outcomes: Floats, weights: Floats, l2: float) -> Logistic:
-    """L2-regularised logistic regression on (n, components) with outcomes between 0 and 1."""
-    partly = (outcomes > 0) & (outcomes < 1)
-    rows = np.concatenate([coordinates, coordinates[partly]])
-    labels = np.concatenate([outcomes > 0, np.zeros(partly.sum(), dtype=bool)])
-    share = np.concatenate([np.where(partly, outcomes, 1.0), 1 - outcomes[partly]])
-    weight = share * np.concatenate([weights, weights[partly]])
-    # Without weight a row would still count as a class that is there.
-    rows, labels, weight = rows[weight > 0], labels[weight > 0], weight[weight > 0]
-    if labels.all() or not labels.any():
-        raise TrainingDataError(
-            f"the {len(outcomes)} queries of one fit are all of one class; use fewer folds, or "
-            "groups that mix successes and failures"
-        )
-    model = LogisticRegression(C=1 / l2, solver="newton-cholesky")
-    model.fit(rows, labels, sample_weight=weight)
-    coefficients: Floats = np.asarray(model.coef_)[0]
-    return Logistic(coefficients=coefficients, intercept=float(np.asarray(model.intercept_)[0]))
-
-
 def group_folds(
     succeeded: NDArray[np.bool_], groups: NDArray[np.str_], folds: int, seed: int
 ) -> tuple[NDArray[np.int64], ...]:
@@ -134,16 +108,47 @@ def fold_into_probe(
     read_point: ReadPoint, reduction: Reduction, logistic: Logistic
 ) -> FittedLinearProbe:
     """Reduction and regression as one weight vector and bias."""
+    weight, shift = _folded(reduction, logistic.coefficients)
     projection = reduction.projection[:, : len(logistic.coefficients)].astype(np.float64)
-    weight = (projection @ logistic.coefficients).astype(np.float32)
-    # The bias answers the rounded weight, not the exact one: large means would magnify the gap.
-    bias = logistic.intercept - float(reduction.mean.astype(np.float64) @ weight)
     return FittedLinearProbe(
         read_point=read_point,
         weight=weight,
-        bias=bias,
+        bias=logistic.intercept + shift,
         projection=projection.astype(np.float32),
         offset=(-(reduction.mean.astype(np.float64) @ projection)).astype(np.float32),
+    )
+
+
+def _folded(reduction: Reduction, coefficients: Floats) -> tuple[NDArray[np.float32], float]:
+    """Weight (width,) and bias that do to an activation what ``coefficients`` do to its axes."""
+    projection = reduction.projection[:, : len(coefficients)].astype(np.float64)
+    weight = (projection @ coefficients).astype(np.float32)
+    # The bias answers the rounded weight, not the exact one: large means would magnify the gap.
+    return weight, -float(reduction.mean.astype(np.float64) @ weight)
+
+
+def fit_concatenated(probe: SeveralProbe, data: RoutingData) -> FittedSeveralProbe:
+    """``SeveralProbe.fit`` with one regression over the components of all read points."""
+    require_read_points(data, probe.read_points)
+    outcomes = require_outcomes(data.weak)
+    weights = require_weights(data.row_weights(), len(outcomes))
+    activations = [
+        require_activations(data.activations[point], point, len(outcomes))
+        for point in probe.read_points
+    ]
+    reductions = [fit_reduction(rows, probe.components) for rows in activations]
+    coordinates = np.concatenate(
+        [reduction(rows) for reduction, rows in zip(reductions, activations, strict=True)], axis=1
+    )
+    centre = shrinkage_centre(coordinates, outcomes, weights, probe.shrink)
+    logistic = fit_logistic(coordinates, outcomes, weights, probe.l2, centre=centre)
+    ends = np.cumsum([reduction.projection.shape[1] for reduction in reductions])
+    parts = np.split(logistic.coefficients, ends[:-1])
+    folded = [_folded(*pair) for pair in zip(reductions, parts, strict=True)]
+    return FittedSeveralProbe(
+        read_points=probe.read_points,
+        weights=tuple(weight for weight, _ in folded),
+        bias=logistic.intercept + sum(shift for _, shift in folded),
     )
 
 
@@ -156,12 +161,26 @@ def fit_linear_probe(
     """``LinearProbe.fit``, behind the import of scikit-learn."""
     outcomes = require_outcomes(succeeded)
     rows = require_activations(activations, probe.read_point, len(outcomes))
-    weight = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if weight.shape != outcomes.shape or not (np.isfinite(weight) & (weight >= 0)).all():
-        raise TrainingDataError(
-            f"weights of shape {weight.shape} do not fit {len(rows)} queries; wanted one finite "
-            "number, zero or more, for each"
-        )
+    weight = require_weights(weights, len(rows))
     reduction = fit_reduction(rows, probe.components)
-    logistic = fit_logistic(reduction(rows), outcomes, weight, probe.l2)
-    return fold_into_probe(probe.read_point, reduction, logistic)
+    coordinates = reduction(rows)
+    return fold_into_probe(
+        probe.read_point,
+        reduction,
+        fit_logistic(
+            coordinates,
+            outcomes,
+            weight,
+            probe.l2,
+            centre=shrinkage_centre(coordinates, outcomes, weight, probe.shrink),
+        ),
+    )
+
+
+def shrinkage_centre(
+    coordinates: Floats, outcomes: Floats, weights: Floats, shrink: float
+) -> Floats | None:
+    """Where ``LinearProbe.l2`` pulls to, (k,); ``None`` for the origin."""
+    if shrink == 0:
+        return None
+    return shrink * difference_of_means(coordinates, outcomes, weights)

@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from foretell.calibration import FittedPlatt
+from foretell.calibration import Calibration
 from foretell.records import ReadPoint, RoutingData
 
 Floats = NDArray[np.float64]
@@ -33,9 +33,9 @@ class FittedProbe(Protocol):
     def reads_first_token(self) -> bool: ...
 
     @property
-    def calibration(self) -> FittedPlatt: ...
+    def calibration(self) -> Calibration: ...
 
-    def calibrated(self, calibration: FittedPlatt) -> Self:
+    def calibrated(self, calibration: Calibration) -> Self:
         """The same probe with ``calibration`` between its score and its chance."""
         ...
 

@@ -1,24 +1,23 @@
-"""Which read point, how many components, how much regularisation: chosen on held-out folds.
+"""The probe for some labelled queries: chosen, fitted, calibrated and honestly measured.
 
-The search has two stages. *Coarse*: every read point at one setting, its axes found once over
-all rows at hand (they see no labels, so they favour no read point) and the regression fitted in
-folds. *Fine*: the best few read points over the whole grid, everything fitted in folds. The
-honest estimate repeats both stages without the rows it is measured on.
+First the linear search finds the read point and its setting, then richer kinds are tried against
+it on the same folds. The honest estimate repeats all of that without the rows it is measured on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from foretell.calibration import Platt, auroc
+from foretell.calibration import FittedCalibration, Platt, choose_calibration
 from foretell.errors import TrainingDataError
-from foretell.probes._honest import STRICT_JSON, Metric, measure
-from foretell.probes._linear import FittedLinearProbe, LinearProbe
+from foretell.probes._folds import Floats, folds_of, held_out_chances, others
+from foretell.probes._honest import Metric, measure
+from foretell.probes._linear_search import Grid, LinearSearch, Sample, SweepRow, search_linear
+from foretell.probes._protocol import FittedProbe
+from foretell.probes._rivals import SIMPLEST_FIRST, Candidate, KindRow, choose_kind
 from foretell.probes._threads import spare_one_core
 from foretell.probes._training_rows import (
     require_activations,
@@ -26,31 +25,15 @@ from foretell.probes._training_rows import (
     require_groups,
     require_outcomes,
     require_read_points,
+    require_weights,
 )
 from foretell.records import ReadPoint, RoutingData
 
-Floats = NDArray[np.float64]
-Rows = NDArray[np.int64]
 Progress = Callable[[int, int], None]
-"""Told the read points searched so far and in all."""
+"""Told the steps done (read points searched, kinds tried) and in all."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepRow:
-    """One setting tried: mean AUROC over folds and its standard deviation.
-
-    ``auroc`` is ``None`` when no fold held both classes, ``auroc_sd`` when fewer than two did.
-    ``fine`` tells the grid over the best read points from the first look at all of them.
-    """
-
-    __pydantic_config__: ClassVar[Mapping[str, object]] = STRICT_JSON
-
-    read_point: ReadPoint
-    components: int
-    l2: float
-    auroc: float | None
-    auroc_sd: float | None
-    fine: bool
+DEFAULT_KINDS = ("linear", "several", "mix", "fusion")
+"""Those that need no torch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,18 +41,21 @@ class Selection:
     """The chosen probe and the evidence for the choice.
 
     ``probe`` is fitted on all labelled rows and calibrated on their held-out ``scores``. ``ids``,
-    ``outcomes``, ``scores`` and ``p_success`` share their rows: the labelled queries, each scored
-    by a probe of the ``chosen`` setting that has not seen its group, each calibrated on the other
-    folds. ``metrics`` (``auroc``, ``brier``, ``ece``, ``log_loss``) come from repeating the
-    selection inside outer folds when ``nested``; otherwise from ``p_success``, whose setting was
-    chosen on the same rows: a little too good.
+    ``outcomes``, ``weights``, ``scores`` and ``p_success`` share their rows: the labelled queries,
+    each scored by a probe of the same setting that has not seen its group, each calibrated on
+    other folds. ``chosen`` is the best linear setting, whichever of ``kinds_tried`` won; ``sweep``
+    holds all linear settings. ``metrics`` (``auroc``, ``brier``, ``ece``, ``log_loss``) come from
+    repeating the whole selection inside outer folds when ``nested``; otherwise from ``p_success``,
+    whose setting was chosen on the same rows: a little too good.
     """
 
-    probe: FittedLinearProbe
+    probe: FittedProbe
     chosen: SweepRow
     sweep: tuple[SweepRow, ...]
+    kinds_tried: tuple[KindRow, ...]
     ids: tuple[str, ...]
     outcomes: Floats
+    weights: Floats
     scores: Floats
     p_success: Floats
     metrics: Mapping[str, Metric]
@@ -79,86 +65,80 @@ class Selection:
     seed: int
 
 
-def select_linear_probe(
+def select_probe(
     data: RoutingData,
     *,
+    kinds: Sequence[str] = DEFAULT_KINDS,
     read_points: Sequence[ReadPoint] | None = None,
-    components: Sequence[int] = (32, 64, 128),
+    components: Sequence[int] = (16, 32, 64, 128),
     l2: Sequence[float] = (1.0, 10.0, 100.0, 1000.0),
+    shrink: Sequence[float] = (0.0, 1.0),
     folds: int = 5,
     shortlist: int = 4,
     nested: bool = True,
     seed: int,
     progress: Progress | None = None,
 ) -> Selection:
-    """Choose, fit, calibrate and honestly measure a linear probe of ``data.weak``.
+    """Choose, fit, calibrate and honestly measure a probe of ``data.weak``.
 
-    Folds share no group and balance the outcomes. The best mean AUROC over folds wins; of equals,
-    the lower layer (it can stop a prefill sooner), fewer components and more regularisation.
+    Folds share no group and balance the outcomes. Of linear settings the best mean AUROC over
+    folds wins; of equals, the lower layer (it can stop a prefill sooner), fewer components, less
+    shrinkage and more regularisation. A richer kind wins when its held-out log loss is lower than
+    the simpler one's by more than one standard error, clustered by group.
 
     Args:
-        data: Queries with activations and ``weak`` outcomes; unlabelled ones are counted and
-            left out.
+        data: Queries with activations and ``weak`` outcomes, honouring ``weights``; unlabelled
+            ones, and those of weight 0, are counted and left out.
+        kinds: Kinds to choose from: ``linear``, ``several``, ``mix``, ``mlp``, ``attention`` (the
+            last two need torch to fit) and ``fusion``, which wraps the best of the others.
         read_points: Those to choose from; all in ``data`` when not given.
-        components: Numbers of principal components to try.
+        components: Numbers of principal components to try; those above the number of labels are
+            left out.
         l2: Penalties to try, see ``LinearProbe``.
+        shrink: Pulls towards the difference of means to try, see ``LinearProbe``.
         folds: Folds of every cross-validation, inner and outer.
-        shortlist: Read points that reach the fine stage.
+        shortlist: Read points that reach the fine stage of the linear search.
         nested: Repeat the selection in outer folds, for ``1 + folds`` times the work.
         seed: Decides the folds and the resamples behind the intervals.
-        progress: Called with (done, total) as read points are searched.
+        progress: Called with (done, total) as read points are searched and kinds tried.
 
     Raises:
         TrainingDataError: The data cannot support the selection; the message says why.
     """
-    if not components or not l2 or shortlist < 1:
-        raise TrainingDataError(
-            "nothing to choose from; give at least one number of components, one l2 and a "
-            "shortlist of 1 or more"
-        )
+    _require_choices(kinds, components, l2, shrink, shortlist)
     points = require_read_points(data, read_points)
-    grid = tuple(
-        LinearProbe(read_point=point, components=k, l2=penalty)
-        for point in points
-        for k in sorted(set(components))
-        for penalty in sorted(set(l2), reverse=True)
-    )
     require_distinct_ids(data)
-    if len(data) and not data.weak.size:
-        raise TrainingDataError(f"none of the {len(data)} queries are labelled; label some first")
-    labelled = np.flatnonzero(~np.isnan(data.weak))
-    table = _Table(
-        outcomes=require_outcomes(data.weak[labelled]),
-        groups=np.asarray([data.groups[i] for i in labelled]),
-        activations={
-            point: require_activations(
-                _rows_at(labelled, data.activations[point]), point, len(labelled)
-            )
-            for point in points
-        },
-    )
-    require_groups(table.groups.tolist(), folds)
+    labelled = _labelled(data, points, keep_tokens="attention" in kinds)
+    require_groups(labelled.groups, folds)
 
     searches = 1 + folds if nested else 1
-    count = _Counter(searches * (len(points) + min(shortlist, len(points))), progress)
-    plan = _Plan(grid=grid, folds=folds, shortlist=shortlist, seed=seed, count=count)
+    others_than_linear = len(set(kinds) - {"linear"})
+    steps = len(points) + min(shortlist, len(points)) + others_than_linear
+    plan = _Plan(
+        kinds=tuple(kinds),
+        points=points,
+        grid=Grid(components=tuple(set(components)), l2=tuple(set(l2)), shrink=tuple(set(shrink))),
+        folds=folds,
+        shortlist=shortlist,
+        seed=seed,
+        step=_Counter(searches * steps, progress).step,
+    )
     with spare_one_core():
-        everything = np.arange(len(labelled))
-        found = _search(table, everything, plan)
-        p_success = _cross_calibrated(found.scores, table.outcomes, found.held_out)
+        found = _search(labelled, plan)
+        calibration, p_success = _calibrate(found, plan)
+        honest = _nested_chances(labelled, plan) if nested else p_success
         return Selection(
-            probe=_fit(table, everything, found),
-            chosen=found.chosen,
-            sweep=found.sweep,
-            ids=tuple(data.ids[i] for i in labelled),
-            outcomes=table.outcomes,
-            scores=found.scores,
+            probe=found.winner.fit().calibrated(calibration),
+            chosen=found.search.chosen,
+            sweep=found.search.sweep,
+            kinds_tried=found.kinds_tried,
+            ids=labelled.ids,
+            outcomes=labelled.weak,
+            weights=labelled.row_weights(),
+            scores=found.winner.scores,
             p_success=p_success,
             metrics=measure(
-                _nested_chances(table, plan) if nested else p_success,
-                table.outcomes,
-                table.groups.tolist(),
-                seed,
+                honest, labelled.weak, labelled.groups, seed, weights=labelled.row_weights()
             ),
             nested=nested,
             unlabelled=len(data) - len(labelled),
@@ -167,13 +147,44 @@ def select_linear_probe(
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Table:
-    """Labelled rows, checked."""
+def _require_choices(
+    kinds: Sequence[str],
+    components: Sequence[int],
+    l2: Sequence[float],
+    shrink: Sequence[float],
+    shortlist: int,
+) -> None:
+    if unknown := sorted(set(kinds) - set(SIMPLEST_FIRST)):
+        raise TrainingDataError(
+            f"unknown kinds of probe {', '.join(unknown)}; use some of {', '.join(SIMPLEST_FIRST)}"
+        )
+    if not (kinds and components and l2 and shrink) or shortlist < 1:
+        raise TrainingDataError(
+            "nothing to choose from; give at least one kind, one number of components, one l2, one "
+            "shrink and a shortlist of 1 or more"
+        )
 
-    outcomes: Floats
-    groups: NDArray[np.str_]
-    activations: Mapping[ReadPoint, NDArray[np.float32]]
+
+def _labelled(data: RoutingData, points: Sequence[ReadPoint], *, keep_tokens: bool) -> RoutingData:
+    """The rows that count, with the columns that will be read, all checked."""
+    if len(data) and not data.weak.size:
+        raise TrainingDataError(f"none of the {len(data)} queries are labelled; label some first")
+    weights = require_weights(data.row_weights(), len(data))
+    counts = ~np.isnan(data.weak) & (weights > 0)
+    narrow = replace(
+        data,
+        activations={point: data.activations[point] for point in points},
+        sequences=data.sequences if keep_tokens else {},
+        strong=np.empty(0),
+    )
+    # Not a copy of all activations when that is all of them.
+    labelled = narrow if counts.all() else narrow.take(counts)
+    require_outcomes(labelled.weak)
+    checked = {
+        point: require_activations(rows, point, len(labelled))
+        for point, rows in labelled.activations.items()
+    }
+    return replace(labelled, activations=checked)
 
 
 class _Counter:
@@ -190,169 +201,79 @@ class _Counter:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Plan:
-    """What to try and how to split; the grid is in order of preference among equals."""
+    """What to try and how to split."""
 
-    grid: tuple[LinearProbe, ...]
+    kinds: tuple[str, ...]
+    points: tuple[ReadPoint, ...]
+    grid: Grid
     folds: int
     shortlist: int
     seed: int
-    count: _Counter
-
-    @property
-    def points(self) -> tuple[ReadPoint, ...]:
-        return tuple(dict.fromkeys(probe.read_point for probe in self.grid))
-
-    def settings(self, point: ReadPoint) -> tuple[LinearProbe, ...]:
-        return tuple(probe for probe in self.grid if probe.read_point == point)
+    step: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Found:
-    """The winner over some rows, with its held-out scores and the folds that held them out."""
+    """The winner over some rows, and what it won against."""
 
-    chosen: SweepRow
-    sweep: tuple[SweepRow, ...]
-    scores: Floats
-    held_out: tuple[Rows, ...]
+    winner: Candidate
+    kinds_tried: tuple[KindRow, ...]
+    search: LinearSearch
+    sample: Sample
 
 
-def _search(table: _Table, rows: Rows, plan: _Plan) -> _Found:
-    outcomes = table.outcomes[rows]
-    held_out = _group_folds(outcomes, table.groups[rows], plan.folds, plan.seed)
-    coarse = [_glance(table, rows, held_out, point, plan) for point in plan.points]
-    best_first = sorted(coarse, key=lambda row: -_rank(row.auroc))
-    fine: list[tuple[SweepRow, Floats]] = []
-    for row in sorted(best_first[: plan.shortlist], key=lambda row: row.read_point):
-        fine += _try_settings(table, rows, held_out, plan.settings(row.read_point))
-        plan.count.step()
-    chosen, scores = max(fine, key=lambda tried: _rank(tried[0].auroc))
-    return _Found(
-        chosen=chosen,
-        sweep=(*coarse, *(row for row, _ in fine)),
-        scores=scores,
-        held_out=held_out,
+def _search(data: RoutingData, plan: _Plan) -> _Found:
+    grid = _fitting_grid(plan.grid, len(data))
+    sample = Sample(data=data, held_out=folds_of(data, plan.folds, plan.seed))
+    search = search_linear(sample, plan.points, grid, shortlist=plan.shortlist, step=plan.step)
+    winner, kinds_tried = choose_kind(
+        sample, search, grid, plan.kinds, seed=plan.seed, step=plan.step
     )
+    return _Found(winner=winner, kinds_tried=kinds_tried, search=search, sample=sample)
 
 
-def _glance(
-    table: _Table, rows: Rows, held_out: tuple[Rows, ...], point: ReadPoint, plan: _Plan
-) -> SweepRow:
-    """One read point at the middle of the grid, its axes found once over all ``rows``."""
-    from foretell.probes._fitting import fit_reduction
-
-    settings = plan.settings(point)
-    middle = settings[len(settings) // 2]
-    activations = table.activations[point][rows]
-    coordinates = fit_reduction(activations, middle.components)(activations)
-    outcomes = table.outcomes[rows]
-    scores = np.empty(len(rows))
-    for test in held_out:
-        train = _others(len(rows), test)
-        scores[test] = _held_out_scores(
-            coordinates[train], outcomes[train], coordinates[test], middle
+def _fitting_grid(grid: Grid, labels: int) -> Grid:
+    """The grid without numbers of components that ``labels`` rows cannot have."""
+    fitting = tuple(k for k in grid.components if k <= labels)
+    if not fitting:
+        raise TrainingDataError(
+            f"{labels} labelled queries have no {min(grid.components)} principal components, the "
+            "fewest asked for; label more queries or try fewer components"
         )
-    plan.count.step()
-    return _sweep_row(middle, scores, outcomes, held_out, fine=False)
+    return replace(grid, components=fitting)
 
 
-def _try_settings(
-    table: _Table, rows: Rows, held_out: tuple[Rows, ...], settings: Sequence[LinearProbe]
-) -> list[tuple[SweepRow, Floats]]:
-    """Every setting of one read point, everything fitted in folds, axes once per fold."""
-    from foretell.probes._fitting import fit_reduction
-
-    activations = table.activations[settings[0].read_point][rows]
-    outcomes = table.outcomes[rows]
-    most = max(probe.components for probe in settings)
-    scores = np.empty((len(settings), len(rows)))
-    for test in held_out:
-        train = _others(len(rows), test)
-        reduction = fit_reduction(activations[train], most)
-        seen, unseen = reduction(activations[train]), reduction(activations[test])
-        for i, probe in enumerate(settings):
-            scores[i, test] = _held_out_scores(seen, outcomes[train], unseen, probe)
-    return [
-        (_sweep_row(probe, scores[i], outcomes, held_out, fine=True), scores[i])
-        for i, probe in enumerate(settings)
-    ]
-
-
-def _held_out_scores(seen: Floats, outcomes: Floats, unseen: Floats, probe: LinearProbe) -> Floats:
-    from foretell.probes._fitting import fit_logistic
-
-    logistic = fit_logistic(seen[:, : probe.components], outcomes, np.ones(len(seen)), probe.l2)
-    return logistic.score(unseen)
-
-
-def _sweep_row(
-    probe: LinearProbe, scores: Floats, outcomes: Floats, held_out: tuple[Rows, ...], *, fine: bool
-) -> SweepRow:
-    by_fold = [auroc(scores[test], outcomes[test]) for test in held_out]
-    defined = [value for value in by_fold if value is not None]
-    return SweepRow(
-        read_point=probe.read_point,
-        components=probe.components,
-        l2=probe.l2,
-        auroc=float(np.mean(defined)) if defined else None,
-        auroc_sd=float(np.std(defined, ddof=1)) if len(defined) > 1 else None,
-        fine=fine,
+def _calibrate(found: _Found, plan: _Plan) -> tuple[FittedCalibration, Floats]:
+    """A calibration of the winner's held-out scores, and honest chances of the same rows."""
+    data, scores = found.sample.data, found.winner.scores
+    if len(set(data.groups)) < 3:  # too few to hold one out while another chooses the kind
+        fitted = Platt().fit(scores, data.weak, data.row_weights())
+        return fitted, held_out_chances(scores, data, found.sample.held_out)
+    choice = choose_calibration(
+        scores,
+        data.weak,
+        data.row_weights(),
+        groups=data.groups,
+        folds=max(3, plan.folds),
+        seed=plan.seed,
     )
+    return choice.fitted, choice.p_held_out
 
 
-def _fit(table: _Table, rows: Rows, found: _Found) -> FittedLinearProbe:
-    """The chosen setting fitted on all ``rows``, calibrated on their held-out scores."""
-    chosen, outcomes = found.chosen, table.outcomes[rows]
-    probe = LinearProbe(
-        read_point=chosen.read_point, components=chosen.components, l2=chosen.l2
-    ).fit(table.activations[chosen.read_point][rows], outcomes)
-    return probe.calibrated(Platt().fit(found.scores, outcomes))
-
-
-def _nested_chances(table: _Table, plan: _Plan) -> Floats:
+def _nested_chances(data: RoutingData, plan: _Plan) -> Floats:
     """Chances of every row by a selection that has not seen the row's group."""
-    p_success = np.empty(len(table.outcomes))
-    outer = _group_folds(table.outcomes, table.groups, plan.folds, plan.seed + 1)
-    for test in outer:
-        train = _others(len(table.outcomes), test)
+    p_success = np.empty(len(data))
+    for test in folds_of(data, plan.folds, plan.seed + 1):
+        train = data.take(others(len(data), test))
         try:
-            require_outcomes(table.outcomes[train])
-            require_groups(table.groups[train].tolist(), plan.folds)
+            require_outcomes(train.weak)
+            require_groups(train.groups, plan.folds)
+            _fitting_grid(plan.grid, len(train))
         except TrainingDataError as error:
             raise TrainingDataError(
                 f"without one outer fold, {error} (or do without the nested estimate)"
             ) from error
-        probe = _fit(table, train, _search(table, train, plan))
-        p_success[test] = probe.p_success(table.activations[probe.read_point][test])
+        found = _search(train, plan)
+        calibration, _ = _calibrate(found, plan)
+        p_success[test] = found.winner.fit().calibrated(calibration).chances(data.take(test))
     return p_success
-
-
-def _cross_calibrated(scores: Floats, outcomes: Floats, held_out: tuple[Rows, ...]) -> Floats:
-    """Each fold's chances by a calibration fitted on the other folds."""
-    p_success = np.empty(len(scores))
-    for test in held_out:
-        train = _others(len(scores), test)
-        p_success[test] = Platt().fit(scores[train], outcomes[train]).p(scores[test])
-    return p_success
-
-
-def _group_folds(
-    outcomes: Floats, groups: NDArray[np.str_], folds: int, seed: int
-) -> tuple[Rows, ...]:
-    from foretell.probes._fitting import group_folds
-
-    return group_folds(outcomes >= 0.5, groups, folds, seed)
-
-
-def _rows_at(rows: Rows, column: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The rows asked for; the column itself, not a copy of it, when that is all of them."""
-    return column if len(rows) == len(column) else column[rows]
-
-
-def _others(n: int, rows: Rows) -> Rows:
-    left = np.ones(n, dtype=bool)
-    left[rows] = False
-    return np.flatnonzero(left)
-
-
-def _rank(value: float | None) -> float:
-    return -1.0 if value is None else value

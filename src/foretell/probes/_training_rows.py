@@ -41,6 +41,19 @@ def require_outcomes(succeeded: ArrayLike) -> NDArray[np.float64]:
     return outcomes
 
 
+def require_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float64]:
+    """The weights as float64, ones when not given; refuses what cannot count a row."""
+    if weights is None:
+        return np.ones(n)
+    weight = np.asarray(weights, dtype=np.float64)
+    if weight.shape != (n,) or not (np.isfinite(weight) & (weight >= 0)).all():
+        raise TrainingDataError(
+            f"weights of shape {weight.shape} do not fit {n} queries; wanted one finite number, "
+            "zero or more, for each"
+        )
+    return weight
+
+
 def require_activations(
     activations: NDArray[np.float32], read_point: ReadPoint, n: int
 ) -> NDArray[np.float32]:

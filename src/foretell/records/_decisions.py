@@ -18,12 +18,17 @@ class Estimate:
     ``score`` is the raw number (any range, higher means likelier to succeed), ``p_success`` the
     calibrated chance that the weak model succeeds. ``router`` names what made it
     (``probe geo@3``). ``p_strong`` is the chance that the strong model succeeds, when foretold.
+    ``outside`` says that the query looks like nothing in training, so that the chances mean
+    nothing; ``familiarity`` is the p-value behind it: the share of training-like queries that look
+    at least as strange.
     """
 
     score: float
     p_success: float
     router: str
     p_strong: float | None = None
+    outside: bool = False
+    familiarity: float | None = None
 
     @property
     def gain(self) -> float | None:
@@ -35,8 +40,10 @@ class Estimate:
 class Decision:
     """What was decided for one query, and the numbers that explain it.
 
-    ``serve`` is the role that answers. Keep means ``p_success >= keep_at``. ``stopped_at`` is
-    the layer after which the weak prefill was cut short, ``None`` when it ran to its end.
+    ``serve`` is the role that answers. Keep means ``p_success >= keep_at``; where the rule is
+    about the gain of a strong call, ``keep_at`` is what that means for this query.
+    ``stopped_at`` is the layer after which the weak prefill was cut short, ``None`` when it ran to
+    its end. ``expected_tokens`` is how long the weak model's answer is likely to be.
     """
 
     action: Action
@@ -46,6 +53,8 @@ class Decision:
     p_success: float | None = None
     p_strong: float | None = None
     gain: float | None = None
+    familiarity: float | None = None
+    expected_tokens: float | None = None
     router: str | None = None
     stopped_at: int | None = None
     prefill_ms: float | None = None

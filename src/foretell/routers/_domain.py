@@ -10,12 +10,14 @@ from foretell.routers._logistic import Features, LogisticRouter
 
 
 def domain_router() -> LogisticRouter:
-    """Logistic on the one-hot domain and attributes; constant where those never differ.
+    """Logistic on the one-hot domain and attributes, L2 by folds; constant where all are alike.
 
     Each value of an attribute, number or not, is a category of its own; one not met in training
     counts for nothing.
     """
-    return LogisticRouter(name="domain", sees="query", featuriser=_one_hot)
+    return LogisticRouter(
+        name="domain", sees="query", featuriser=_one_hot, inverse_l2=(0.1, 1.0, 10.0)
+    )
 
 
 def _one_hot(train: RoutingData) -> Features:

@@ -24,7 +24,7 @@ def embedding_router(encode: Encode | None = None) -> LogisticRouter:
     return LogisticRouter(
         name="embedding",
         sees="query",
-        featuriser=partial(_vectors, encode or _encode_with_minilm),
+        featuriser=partial(_vectors, encode or encode_with_minilm),
         inverse_l2=(0.1, 1.0, 10.0, 100.0),
     )
 
@@ -39,5 +39,6 @@ def _vectors(encode: Encode, train: RoutingData) -> Features:
     return features
 
 
-def _encode_with_minilm(texts: Sequence[str]) -> NDArray[np.float32]:
+def encode_with_minilm(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Vectors by all-MiniLM-L6-v2; its weights are fetched at the first call."""
     return shared_sentence_encoder().encode(texts)

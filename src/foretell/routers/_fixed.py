@@ -72,7 +72,7 @@ class RandomRouter:
         """Draws the key of the lottery from ``rng`` and calibrates on the labelled rows."""
         labelled = labelled_rows(data)
         key = rng.bytes(16)
-        calibration = Platt().fit(_uniform(key, labelled), labelled.weak)
+        calibration = Platt().fit(_uniform(key, labelled), labelled.weak, labelled.row_weights())
         return FittedRandomRouter(name=self.name, key=key, calibration=calibration)
 
 

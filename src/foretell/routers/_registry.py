@@ -7,10 +7,14 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 
 from foretell.errors import ConfigError
+from foretell.routers._cascade import CascadeRouter
 from foretell.routers._domain import domain_router
 from foretell.routers._embedding import embedding_router
 from foretell.routers._fixed import ConstantRouter, RandomRouter
 from foretell.routers._keyword import keyword_router
+from foretell.routers._llm import Ask, LlmRouter
+from foretell.routers._matrix_factorisation import matrix_factorisation_router
+from foretell.routers._neighbours import knn_router
 from foretell.routers._probe import ProbeRouter
 from foretell.routers._protocol import Router
 from foretell.routers._signals import (
@@ -18,6 +22,8 @@ from foretell.routers._signals import (
     first_token_entropy_router,
     length_router,
 )
+from foretell.routers._similarity_ranking import similarity_ranking_router
+from foretell.routers._text_classifier import TextClassifierRouter
 from foretell.routers._tfidf import tfidf_router
 
 ENTRY_POINT_GROUP = "foretell.routers"
@@ -27,6 +33,10 @@ _OURS: MappingProxyType[str, Callable[[], Router]] = MappingProxyType(
     {
         "probe": ProbeRouter,
         "embedding": embedding_router,
+        "knn": knn_router,
+        "mf": matrix_factorisation_router,
+        "sw_ranking": similarity_ranking_router,
+        "text_classifier": TextClassifierRouter,
         "tfidf": tfidf_router,
         "length": length_router,
         "keyword": keyword_router,
@@ -36,8 +46,11 @@ _OURS: MappingProxyType[str, Callable[[], Router]] = MappingProxyType(
         "strong": lambda: ConstantRouter(name="strong", chance=0.0),
         "first_token_entropy": first_token_entropy_router,
         "answer_logprob": answer_logprob_router,
+        "cascade": lambda: CascadeRouter(first=ProbeRouter(), second=answer_logprob_router()),
     }
 )
+
+_LLM = "llm"
 
 
 def available_routers() -> tuple[str, ...]:
@@ -45,15 +58,27 @@ def available_routers() -> tuple[str, ...]:
 
     A name of ours cannot be taken by another package.
     """
-    return (*_OURS, *sorted(_theirs().keys() - _OURS.keys()))
+    return (*_OURS, _LLM, *sorted(_theirs().keys() - {*_OURS, _LLM}))
 
 
-def make_router(name: str) -> Router:
+def make_router(name: str, *, ask: Ask | None = None) -> Router:
     """The router of that name, unfitted, with its defaults.
 
+    Args:
+        name: One of ``available_routers``.
+        ask: Asks a model, for the router ``llm``; the others have no use for it.
+
     Raises:
-        ConfigError: There is no such router, or another package's cannot be loaded.
+        ConfigError: There is no such router, another package's cannot be loaded, or ``llm`` has no
+            model to ask.
     """
+    if name == _LLM:
+        if ask is None:
+            raise ConfigError(
+                "router 'llm' asks a model, and was given none; "
+                "pass make_router('llm', ask=...), a function from chat messages to the reply"
+            )
+        return LlmRouter(ask=ask)
     if name in _OURS:
         return _OURS[name]()
     theirs = _theirs()

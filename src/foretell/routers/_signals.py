@@ -16,11 +16,15 @@ Signal = Callable[[RoutingData], NDArray[np.float64]]
 
 
 def length_router() -> LogisticRouter:
-    """The logarithm of the prompt's own tokens; whether short or long is easier is learnt."""
+    """The logarithm of the prompt's own tokens; whether short or long is easier is learnt.
+
+    Where folds say so its square counts too: the middle may be the easiest, or the hardest.
+    """
     return LogisticRouter(
         name="length",
         sees="query",
-        featuriser=partial(_one_signal, "lengths", lambda data: np.log1p(data.lengths)),
+        featuriser=partial(_one_signal, "lengths", _log_length),
+        alternatives=(_log_length_and_square,),
     )
 
 
@@ -40,6 +44,23 @@ def answer_logprob_router() -> LogisticRouter:
         sees="answer",
         featuriser=partial(_one_signal, "answer_logprob", lambda data: data.answer_logprob),
     )
+
+
+def _log_length(data: RoutingData) -> NDArray[np.float64]:
+    return np.log1p(data.lengths)
+
+
+def _log_length_and_square(train: RoutingData) -> Features:
+    """Beyond the training lengths both stay at the end, since a parabola would run away."""
+    signal = _one_signal("lengths", _log_length, train)
+    known = signal(train)
+    least, most = known.min(), known.max()
+
+    def features(data: RoutingData) -> NDArray[np.float64]:
+        inside = np.clip(signal(data), least, most)
+        return np.hstack([inside, inside**2])
+
+    return features
 
 
 def _one_signal(column: str, signal: Signal, train: RoutingData) -> Features:

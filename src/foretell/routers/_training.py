@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from foretell.calibration import FittedPlatt, Platt, log_loss
 from foretell.errors import TrainingDataError
 from foretell.records import RoutingData
 
@@ -13,12 +14,18 @@ Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def labelled_rows(data: RoutingData) -> RoutingData:
-    """The rows whose ``weak`` is known.
+    """The rows whose ``weak`` is known and that count at all (a weight of 0 does not).
 
     Raises:
-        TrainingDataError: No labels, or all of them say the same.
+        TrainingDataError: No labels, all of them say the same, or a weight is not one.
     """
-    known = np.isfinite(data.weak)
+    weights = data.row_weights()
+    if bad := int(np.count_nonzero(~(np.isfinite(weights) & (weights >= 0)))):
+        raise TrainingDataError(
+            f"{bad} of {len(data)} weights are negative or not finite; wanted 0 or more, the "
+            "number of times a query counts"
+        )
+    known = np.isfinite(data.weak) & (weights > 0) if len(data.weak) else np.zeros(len(data), bool)
     if not known.any():
         raise TrainingDataError(
             f"none of {len(data)} queries has an outcome of the weak model; label some first"
@@ -55,6 +62,28 @@ def group_folds(data: RoutingData, rng: np.random.Generator, *, most: int = 5) -
         f"{len(set(data.groups))} groups cannot be cut into two folds with both outcomes each; "
         "label more queries"
     )
+
+
+def best_calibrated(
+    held_out: NDArray[np.float64], labelled: RoutingData
+) -> tuple[int, FittedPlatt]:
+    """The candidate whose held-out scores, once calibrated, have the least log loss.
+
+    Args:
+        held_out: Scores (candidates, queries), each of a fit that did not see the query's group.
+        labelled: The queries.
+
+    Returns:
+        Its row in ``held_out``, the first of equals, and its calibration.
+    """
+    weights = labelled.row_weights()
+    curves = [Platt().fit(scores, labelled.weak, weights) for scores in held_out]
+    losses = [
+        log_loss(curve.p(scores), labelled.weak, weights)
+        for curve, scores in zip(curves, held_out, strict=True)
+    ]
+    best = int(np.argmin(np.asarray(losses, dtype=np.float64)))
+    return best, curves[best]
 
 
 def _stratified_group_k_fold():

@@ -9,10 +9,17 @@ from foretell.runtime._collect import (
     observer_of_engine,
     observer_of_model,
 )
+from foretell.runtime._estimators import ProbeEstimator
 from foretell.runtime._foretell import Foretell
-from foretell.runtime._goals import Bar, bar_for, early_bars, share_within_budget
-from foretell.runtime._models import AnsweringModel, OnText, open_engine, open_model
-from foretell.runtime._route import ProbeEstimator, Route
+from foretell.runtime._goals import (
+    Bar,
+    bar_for,
+    early_bars,
+    gain_ranks_better,
+    share_within_budget,
+)
+from foretell.runtime._models import AnsweringModel, OnText, asking, open_engine, open_model
+from foretell.runtime._route import Route
 from foretell.runtime._training import (
     Trained,
     early_probes,
@@ -36,12 +43,14 @@ __all__ = [
     "Route",
     "Trained",
     "answering_key",
+    "asking",
     "bar_for",
     "collect",
     "default_read_points",
     "early_bars",
     "early_probes",
     "engine_key",
+    "gain_ranks_better",
     "load_split",
     "newest_probe",
     "observer_of_engine",

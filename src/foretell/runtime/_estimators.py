@@ -1,12 +1,24 @@
-"""Estimates of one query from outside, by any router that needs only its text."""
+"""Estimates of one query: from its text, or from what its prefill shows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from foretell.records import Estimate, Message, RoutingData, last_asked
+from foretell.errors import RoutingError
+from foretell.policy import Vectors
+from foretell.probes import FittedGate, FittedLinearProbe, FittedProbe, Heads, SavedProbe
+from foretell.records import (
+    Estimate,
+    FirstToken,
+    Message,
+    ReadPoint,
+    RoutingData,
+    TokenActivations,
+    last_asked,
+)
 from foretell.routers import FittedConstantRouter, FittedRouter
 
 
@@ -24,16 +36,131 @@ class OutsideEstimator:
 
     def estimate(self, messages: Sequence[Message], own_tokens: int) -> Estimate:
         """What the router foretells of one query."""
-        query = RoutingData(
-            domain=(self._domain,),
-            ids=("query",),
-            texts=(last_asked(messages),),
-            groups=("query",),
-            lengths=np.array([own_tokens]),
-            attributes=({},),
-        )
+        query = _one_query(self._domain, own_tokens, last_asked(messages))
         return Estimate(
             score=float(self._router.score(query)[0]),
             p_success=float(self._router.p_success(query)[0]),
             router=self._router.name,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeEstimator:
+    """A saved probe that fits the served model; ``name`` is ``id@version``.
+
+    ``gate`` tells queries that look like nothing in training, ``heads`` foretell what else they
+    can. ``early`` holds weaker probes at lower layers, each with the bar below which a query is
+    declined there and then.
+    """
+
+    probe: FittedProbe
+    name: str
+    domain: str = ""
+    gate: FittedGate | None = None
+    heads: Heads = field(default_factory=Heads)
+    early: tuple[tuple[FittedLinearProbe, float], ...] = ()
+
+    @classmethod
+    def of(
+        cls, saved: SavedProbe, early: tuple[tuple[FittedLinearProbe, float], ...] = ()
+    ) -> ProbeEstimator:
+        """All that was saved with a probe."""
+        return cls(
+            probe=saved.probe,
+            name=saved.card.name,
+            domain=saved.card.domain,
+            gate=saved.gate,
+            heads=saved.heads,
+            early=early,
+        )
+
+    @property
+    def own_points(self) -> tuple[ReadPoint, ...]:
+        """Where the probe, its gate and its heads read, layers rising."""
+        beside = () if self.gate is None else (self.gate.read_point,)
+        return tuple(sorted({*self.probe.read_points, *beside, *self.heads.read_points}))
+
+    @property
+    def read_points(self) -> tuple[ReadPoint, ...]:
+        """Where the prefill must be read."""
+        return tuple(sorted({*(probe.read_point for probe, _ in self.early), *self.own_points}))
+
+    @property
+    def needs_whole_prefill(self) -> bool:
+        """Whether it can answer only once the first token is known."""
+        return self.probe.reads_first_token
+
+    def early_estimate(self, probe: FittedLinearProbe, vectors: Vectors) -> Estimate:
+        """What an early probe foretells."""
+        score = float(probe.score(vectors[probe.read_point]))
+        return Estimate(
+            score=score, p_success=float(probe.calibration.p(score)), router=f"probe {self.name}"
+        )
+
+    def estimate(
+        self, vectors: Vectors, *, own_tokens: int, first_token: FirstToken | None = None
+    ) -> Estimate:
+        """What the probe, its gate and its heads foretell; ``vectors`` hold ``own_points``."""
+        score, p_success = self._foretold(vectors, own_tokens, first_token)
+        gate, strong = self.gate, self.heads.strong
+        familiarity = None if gate is None else float(gate.p_value(vectors[gate.read_point]))
+        return Estimate(
+            score=score,
+            p_success=p_success,
+            router=f"probe {self.name}",
+            p_strong=None if strong is None else float(strong.p_strong(vectors[strong.read_point])),
+            outside=gate is not None
+            and familiarity is not None
+            and familiarity <= gate.settings.false_alarm,
+            familiarity=familiarity,
+        )
+
+    def expected_tokens(self, vectors: Vectors) -> float | None:
+        """Likely length of the weak model's answer, ``None`` when that is not foretold."""
+        head = self.heads.tokens
+        if head is None or head.read_point not in vectors:
+            return None
+        return float(head.expected_tokens(vectors[head.read_point]))
+
+    def _foretold(
+        self, vectors: Vectors, own_tokens: int, first_token: FirstToken | None
+    ) -> tuple[float, float]:
+        """Score and chance."""
+        probe = self.probe
+        if isinstance(probe, FittedLinearProbe):  # some microseconds instead of some dozen
+            score = float(probe.score(vectors[probe.read_point]))
+            return score, float(probe.calibration.p(score))
+        if probe.reads_first_token and first_token is None:
+            raise RoutingError(
+                f"probe {self.name} reads the first token, which this prefill does not show; "
+                "this is a defect of the engine"
+            )
+        query = _one_query(self.domain, own_tokens, "", vectors, first_token)
+        score = float(probe.scores(query)[0])
+        return score, float(probe.calibration.p(score))
+
+
+def _one_query(
+    domain: str,
+    own_tokens: int,
+    text: str,
+    vectors: Vectors | None = None,
+    first_token: FirstToken | None = None,
+) -> RoutingData:
+    vectors = vectors or {}
+    return RoutingData(
+        domain=(domain,),
+        ids=("query",),
+        texts=(text,),
+        groups=("query",),
+        lengths=np.array([own_tokens]),
+        attributes=({},),
+        activations={p: v[None] for p, v in vectors.items() if p.pooling != "tokens"},
+        sequences={
+            point: TokenActivations.stack([vector])
+            for point, vector in vectors.items()
+            if point.pooling == "tokens"
+        },
+        first_entropy=np.empty(0) if first_token is None else np.array([first_token.entropy]),
+        first_margin=np.empty(0) if first_token is None else np.array([first_token.margin]),
+    )

@@ -16,10 +16,17 @@ from foretell.prefill import PrefillEngine, Progress
 from foretell.probes import HeldOut
 from foretell.records import Decision, Message, Reply, Role, Sampling
 from foretell.routers import make_router
-from foretell.runtime._estimators import OutsideEstimator
+from foretell.runtime._estimators import OutsideEstimator, ProbeEstimator
 from foretell.runtime._goals import Bar, bar_for, early_bars, share_within_budget
-from foretell.runtime._models import AnsweringModel, OnText, open_engine, open_model
-from foretell.runtime._route import Estimator, ProbeEstimator, Route
+from foretell.runtime._models import (
+    AnsweringModel,
+    EngineModel,
+    OnText,
+    asking,
+    open_engine,
+    open_model,
+)
+from foretell.runtime._route import Estimator, Route
 from foretell.runtime._training import early_probes, newest_probe, trained_domains
 from foretell.store import Store
 from foretell.upstreams import cost_usd
@@ -154,25 +161,30 @@ class Foretell:
             constant = OutsideEstimator.constant(config.router, chance, domain)
             return constant, Bar(keep_at=0.5, reason=reason)
         if config.router != "probe":
-            outside, held_out = self._trained_outside(config.router, domain)
+            outside, held_out = self._trained_outside(config, domain)
             return outside, self._bar(config, held_out, domain)
         folder = self.config.probes.dir
         saved = newest_probe(folder, domain)
         saved.card.check_serves(weak.identity, domain)
         bar = self._bar(config, saved.held_out, domain)
-        early = early_bars(saved.held_out, early_probes(folder, saved), bar.keep_at)
-        return ProbeEstimator(probe=saved.probe, name=saved.card.name, early=early), bar
+        early = early_bars(saved.held_out, early_probes(folder, saved), bar)
+        return ProbeEstimator.of(saved, early), bar
 
-    def _trained_outside(self, router: str, domain: str) -> tuple[OutsideEstimator, HeldOut]:
+    def _trained_outside(
+        self, config: RouteConfig, domain: str
+    ) -> tuple[OutsideEstimator, HeldOut]:
         """A baseline as the router: fitted at start on the domain's training queries.
 
         Its threshold is chosen on the domain's test queries, which the fit has not seen.
         """
-        unfitted = make_router(router)
+        ask = None
+        if config.router == "llm":
+            ask = asking(self._classifier(config.classifier or config.weak))
+        unfitted = make_router(config.router, ask=ask)
         if unfitted.sees not in ("nothing", "query"):
             raise ConfigError(
-                f"router {router!r} must see the {unfitted.sees}, which this route cannot show it "
-                "before deciding; use probe, or one that reads the text"
+                f"router {config.router!r} must see the {unfitted.sees}, which this route cannot "
+                "show it before deciding; use probe, or one that reads the text"
             )
         with self.open_store() as store:
             train = store.load_routing_data(domain, split="train", read_points=())
@@ -185,6 +197,12 @@ class Foretell:
             strong=known.strong if known.strong.size else np.full(len(known), np.nan),
         )
         return OutsideEstimator(fitted, domain), held_out
+
+    def _classifier(self, name: str) -> AnsweringModel:
+        """A model to ask for difficulties; an engine that is open already is not opened twice."""
+        if name in self._engines:
+            return EngineModel(name, self._engines[name], self.config.models[name].price)
+        return self.open_model(name)
 
     def _bar(self, config: RouteConfig, held_out: HeldOut, domain: str) -> Bar:
         if isinstance(config.goal, CostGoal):

@@ -7,53 +7,149 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from foretell.calibration import keep_at_for_quality, keep_at_for_strong_share, stop_below
-from foretell.config import QualityGoal, StrongShareGoal, ThresholdGoal
+from foretell.calibration import (
+    Threshold,
+    keep_at_for_quality,
+    keep_at_for_risk,
+    keep_at_for_strong_share,
+    stop_below,
+)
+from foretell.config import QualityGoal, RiskGoal, StrongShareGoal, ThresholdGoal
 from foretell.errors import ConfigError
 from foretell.probes import FittedLinearProbe, HeldOut, SavedProbe
 
 _EARLY_LOSS: Final = 0.04
+_FEWEST_TO_COMPARE: Final = 50
+_RESAMPLES: Final = 200
 
-Goal = QualityGoal | StrongShareGoal | ThresholdGoal
+Goal = QualityGoal | StrongShareGoal | RiskGoal | ThresholdGoal
+
+_CHANCES: Final = (0.0, 1.0)
+_GAINS: Final = (-1.0, 1.0)
+"""What ``p_success`` and ``p_success - p_strong`` can be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """Keep when ``p_success >= keep_at``; ``reason`` says in a sentence where it comes from."""
+    """Keep when ``p_success >= keep_at``; ``reason`` says in a sentence where it comes from.
+
+    With ``least_gain``, a query whose ``p_strong`` is foretold, too, is kept unless the strong
+    model's chance is more than that above the weak one's.
+    """
 
     keep_at: float
     reason: str
+    least_gain: float | None = None
+
+    def keeps(self, held_out: HeldOut) -> NDArray[np.bool_]:
+        """Which of the held-out queries the rule keeps, (n,)."""
+        if self.least_gain is None:
+            return held_out.p_success >= self.keep_at
+        return held_out.p_success >= held_out.p_strong - self.least_gain
 
 
 def bar_for(goal: Goal, held_out: HeldOut) -> Bar:
     """The threshold that a goal asks for.
 
-    ``held_out`` is the router's on queries it has not seen. Raises ``ConfigError`` when the goal
-    needs evidence that is not there.
+    ``held_out`` is the router's on queries it has not seen. Where it foretells the strong model,
+    too, the bar may be on the gain of a strong call instead of on ``p_success``: for a quality it
+    is whichever escalates less, each tested at half of the error that the confidence leaves; for a
+    share, gain when that ranks clearly better. A goal of a risk, or of a bare threshold, is about
+    ``p_success``. Raises ``ConfigError`` when the goal needs evidence that is not there.
     """
     if isinstance(goal, ThresholdGoal):
         return Bar(keep_at=goal.threshold, reason="the configured threshold")
     if isinstance(goal, StrongShareGoal):
-        keep_at = keep_at_for_strong_share(held_out.p_success, goal.strong_share)
-        return Bar(
-            keep_at=keep_at,
-            reason=f"sends {goal.strong_share:.0%} of the training queries to the strong model",
-        )
+        return _bar_for_share(goal.strong_share, held_out)
     known = np.isfinite(held_out.strong)
     if not known.any():
+        name = "risk" if isinstance(goal, RiskGoal) else "quality"
         raise ConfigError(
-            "goal quality compares with the strong model, whose answers were not labelled; "
+            f"goal {name} compares with the strong model, whose answers were not labelled; "
             "collect --with-strong and label, or use {strong_share: …}"
         )
-    threshold = keep_at_for_quality(
-        held_out.p_success[known],
-        held_out.weak[known],
-        held_out.strong[known],
-        goal.quality,
-        goal.confidence,
+    p_success, weak, strong = (
+        column[known] for column in (held_out.p_success, held_out.weak, held_out.strong)
     )
-    return Bar(keep_at=threshold.keep_at, reason=threshold.reason)
+    groups = held_out.groups[known] if len(held_out.groups) else np.arange(len(weak))
+    # Queries of one template stand or fall together, so that they promise less.
+    clustered = groups if len(np.unique(groups)) < len(groups) else None
+    if isinstance(goal, RiskGoal):
+        lost = np.maximum(strong - weak, 0.0)
+        safe = keep_at_for_risk(p_success, lost, goal.risk, groups=clustered)
+        return Bar(keep_at=safe.keep_at, reason=safe.reason)
+
+    def by(
+        score: NDArray[np.float64], confidence: float, score_range: tuple[float, float]
+    ) -> Threshold:
+        return keep_at_for_quality(
+            score,
+            weak,
+            strong,
+            goal.quality,
+            confidence,
+            groups=clustered,
+            score_range=score_range,
+        )
+
+    p_strong = held_out.p_strong[known] if len(held_out.p_strong) else np.empty(0)
+    if not len(p_strong) or not np.isfinite(p_strong).all():
+        alone = by(p_success, goal.confidence, _CHANCES)
+        return Bar(keep_at=alone.keep_at, reason=alone.reason)
+    confidence = (1 + goal.confidence) / 2
+    success, gain = (
+        by(p_success, confidence, _CHANCES),
+        by(p_success - p_strong, confidence, _GAINS),
+    )
+    if gain.guaranteed and gain.strong_share < success.strong_share:
+        return _bar_on_gain(gain.keep_at, gain.reason)
+    return Bar(keep_at=success.keep_at, reason=success.reason)
+
+
+def _bar_for_share(share: float, held_out: HeldOut) -> Bar:
+    reason = f"sends {share:.0%} of the training queries to the strong model"
+    if gain_ranks_better(held_out):
+        known = np.isfinite(held_out.p_strong)
+        score = (held_out.p_success - held_out.p_strong)[known]
+        keep_at = keep_at_for_strong_share(score, share, score_range=_GAINS)
+        return _bar_on_gain(keep_at, f"{reason}, those that gain most by it")
+    return Bar(keep_at=keep_at_for_strong_share(held_out.p_success, share), reason=reason)
+
+
+def _bar_on_gain(keep_at: float, reason: str) -> Bar:
+    """From a bar on ``p_success - p_strong``."""
+    # The rule compares p_success with a difference: the slack keeps what rounding would not.
+    least_gain = 1e-12 - keep_at
+    # For an estimate without p_strong: as if the strong model were certain to succeed.
+    return Bar(keep_at=max(0.0, 1.0 - least_gain), reason=reason, least_gain=least_gain)
+
+
+def gain_ranks_better(held_out: HeldOut) -> bool:
+    """Whether queries are better escalated by foretold gain than by chance of failure.
+
+    Compares the accuracy won, averaged over all strong-call shares, on the held-out queries whose
+    outcomes and chances are all known; better is by more than one standard error of the paired
+    difference, from 200 resamples.
+    """
+    if not len(held_out.p_strong):
+        return False
+    known = np.isfinite(held_out.p_strong) & np.isfinite(held_out.strong)
+    n = int(known.sum())
+    if n < _FEWEST_TO_COMPARE:
+        return False
+    p_success, p_strong = held_out.p_success[known], held_out.p_strong[known]
+    won = held_out.strong[known] - held_out.weak[known]
+    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
+    counts = np.vstack([np.ones(n), draws])
+
+    def mean_won(score: NDArray[np.float64]) -> NDArray[np.float64]:
+        order = np.argsort(score, kind="stable")
+        return np.cumsum(counts[:, order] * won[order], axis=1).mean(axis=1)
+
+    ahead = mean_won(p_success - p_strong) - mean_won(p_success)
+    return bool(ahead[0] > ahead[1:].std())
 
 
 def share_within_budget(budget_usd: float, *, weak_usd: float, strong_usd: float) -> float:
@@ -68,15 +164,15 @@ def share_within_budget(budget_usd: float, *, weak_usd: float, strong_usd: float
 
 
 def early_bars(
-    held_out: HeldOut, early: Sequence[SavedProbe], keep_at: float
+    held_out: HeldOut, early: Sequence[SavedProbe], bar: Bar
 ) -> tuple[tuple[FittedLinearProbe, float], ...]:
     """Early probes with the bars below which each declines.
 
     Together they may decline at most 4 % of the training queries that the full rule keeps.
     """
-    kept = held_out.p_success >= keep_at
+    kept = bar.keeps(held_out)
     return tuple(
         (saved.probe, stop_below(saved.held_out.p_success, kept, _EARLY_LOSS / len(early)))
         for saved in early
-        if len(saved.held_out.p_success) == len(kept)
+        if isinstance(saved.probe, FittedLinearProbe) and len(saved.held_out.p_success) == len(kept)
     )

@@ -213,6 +213,16 @@ class ReplayedModel:
         """Nothing to free."""
 
 
+def asking(model: AnsweringModel, *, max_tokens: int = 16) -> Callable[[Sequence[Message]], str]:
+    """The model as a function from messages to the text of a short, greedy answer."""
+    sampling = Sampling(max_tokens=max_tokens)
+
+    def ask(messages: Sequence[Message]) -> str:
+        return model.answer(messages, sampling).text
+
+    return ask
+
+
 def drain(generation: Generation, on_text: OnText | None = None) -> Answer:
     """Read a generation to its end, telling ``on_text`` each piece; gives up when that raises."""
     try:

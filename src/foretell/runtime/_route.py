@@ -4,68 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
+from time import perf_counter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from foretell.config import Price
 from foretell.errors import InputError, RoutingError, UpstreamError
 from foretell.policy import EarlyExitGate, GateStage, decide, early_exit_gate
-from foretell.prefill import Prefill, PrefillEngine
-from foretell.probes import FittedLinearProbe
+from foretell.prefill import Prefill, PrefillEngine, Prompt
 from foretell.records import (
     Answer,
     Decision,
     Estimate,
     Message,
     ModelIdentity,
-    ReadPoint,
     Reply,
     Role,
     Sampling,
     Usage,
 )
-from foretell.runtime._estimators import OutsideEstimator
+from foretell.runtime._estimators import OutsideEstimator, ProbeEstimator
 from foretell.runtime._goals import Bar
 from foretell.runtime._models import AnsweringModel, OnText, drain
 from foretell.upstreams import cost_usd
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeEstimator:
-    """A saved probe that fits the served model; ``name`` is ``id@version``.
-
-    ``early`` holds weaker probes at lower layers, each with the bar below which a query is
-    declined there and then.
-    """
-
-    probe: FittedLinearProbe
-    name: str
-    early: tuple[tuple[FittedLinearProbe, float], ...] = ()
-
-    @property
-    def read_points(self) -> tuple[ReadPoint, ...]:
-        """Where the prefill must be read."""
-        return (*(probe.read_point for probe, _ in self.early), self.probe.read_point)
-
-    def gate(self, keep_at: float) -> EarlyExitGate:
-        """A gate for one prefill that stops what is not to be kept; a bar of 0 stops nothing."""
-        # Whatever an early look stops must be an escalation by the rule itself.
-        early = [_stage(probe, min(bar, keep_at)) for probe, bar in self.early]
-        return early_exit_gate([*early, _stage(self.probe, keep_at)])
-
-
-def _stage(probe: FittedLinearProbe, stop_below: float) -> GateStage:
-    def probed(vector: NDArray[np.float32]) -> tuple[float, float]:
-        score = float(probe.score(vector))
-        return score, float(probe.calibration.p(score))
-
-    return GateStage(read_point=probe.read_point, probed=probed, stop_below=stop_below)
-
-
 Estimator = ProbeEstimator | OutsideEstimator
+
+
+def _at_least(bar: float, estimate: Estimate) -> bool:
+    return estimate.p_success >= bar
 
 
 class Route:
@@ -175,8 +145,7 @@ class Route:
             return self._cannot_take(error), None
         if isinstance(estimator, OutsideEstimator):
             return self._choose(estimator.estimate(messages, prompt.own_tokens), draw), None
-        explores = draw is not None and draw < self._explore
-        gate = estimator.gate(0.0 if explores else self.bar.keep_at)
+        gate = self._gate(estimator, prompt, draw)
         try:
             prefill = self._weak.prefill(
                 prompt, estimator.read_points, gate, answer_tokens=answer_tokens
@@ -188,6 +157,28 @@ class Route:
         except BaseException:
             prefill.close()
             raise
+
+    def _gate(self, estimator: ProbeEstimator, prompt: Prompt, draw: float | None) -> EarlyExitGate:
+        """Stops a prefill as soon as it is certain that the weak model will not serve."""
+        explores = draw is not None and draw < self._explore
+        stages = [
+            GateStage(
+                read_point=probe.read_point,
+                foretell=partial(estimator.early_estimate, probe),
+                # What an early look stops must be an escalation by the rule itself.
+                goes_on=partial(_at_least, 0.0 if explores else min(bar, self.bar.keep_at)),
+            )
+            for probe, bar in estimator.early
+        ]
+        if not estimator.needs_whole_prefill:
+            stages.append(
+                GateStage(
+                    read_point=estimator.own_points[-1],
+                    foretell=partial(estimator.estimate, own_tokens=prompt.own_tokens),
+                    goes_on=lambda seen: explores or self._choose(seen, draw).serve == "weak",
+                )
+            )
+        return early_exit_gate(stages)
 
     def _prefilled(
         self,
@@ -214,24 +205,34 @@ class Route:
         draw: float | None,
     ) -> Decision:
         reading = gate.reading
-        if reading is None:
-            raise RoutingError(
-                f"the engine never reached {estimator.probe.read_point}; this is a defect of it"
+        seconds = 0.0 if reading is None else reading.seconds
+        if estimator.needs_whole_prefill and (reading is None or reading.passed):
+            started = perf_counter()
+            estimate = estimator.estimate(
+                prefill.activations,
+                own_tokens=prefill.prompt.own_tokens,
+                first_token=prefill.first_token,
             )
-        estimate = Estimate(
-            score=reading.score, p_success=reading.p_success, router=f"probe {estimator.name}"
-        )
+            seconds += perf_counter() - started
+        elif reading is not None:
+            estimate = reading.estimate
+        else:
+            raise RoutingError(
+                f"the engine never reached {estimator.own_points[-1]}; this is a defect of it"
+            )
         return replace(
             self._choose(estimate, draw),
+            expected_tokens=estimator.expected_tokens(prefill.activations),
             stopped_at=prefill.stopped_at,
             prefill_ms=prefill.seconds * 1e3,
-            probe_ms=reading.seconds * 1e3,
+            probe_ms=seconds * 1e3,
         )
 
     def _choose(self, estimate: Estimate, draw: float | None) -> Decision:
         return decide(
             estimate,
             keep_at=self.bar.keep_at,
+            least_gain=self.bar.least_gain,
             on_decline=self._on_decline,
             explore=self._explore,
             draw=draw,

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foretell.errors import InputError, ProbeFileError, TrainingDataError
 from foretell.probes import (
+    DEFAULT_KINDS,
+    FittedGate,
+    HeadsSelection,
     HeldOut,
     LabelDefinition,
     ProbeCard,
     SavedProbe,
     Selection,
     describe,
+    fit_gate,
+    fit_heads,
     load_probe,
     save_probe,
-    select_linear_probe,
+    select_probe,
 )
 from foretell.records import ReadPoint, RoutingData, Split
 from foretell.store import Store
@@ -51,22 +57,30 @@ def train_probe(
     metric: str | None = None,
     seed: int = 0,
     nested: bool = True,
+    kinds: Sequence[str] = DEFAULT_KINDS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
     """Select, fit and calibrate a probe on the domain's training queries; save it.
 
-    ``metric`` says which labels count; it may be left out when the domain has one kind.
-    The probe becomes the newest version in ``folder/domain``, which is what routes serve.
+    ``metric`` says which labels count; it may be left out when the domain has one kind. ``kinds``
+    are the kinds of probe to choose from; ``attention`` takes activations that were collected token
+    by token. The probe becomes the newest version in ``folder/domain``, which is what routes serve.
     """
     metric = the_metric(store, domain, metric)
-    data = load_split(store, domain, "train", metric=metric)
-    selection = select_linear_probe(data, nested=nested, seed=seed, progress=progress)
+    data = load_split(store, domain, "train", metric=metric, tokens="attention" in kinds)
+    selection = select_probe(data, kinds=kinds, nested=nested, seed=seed, progress=progress)
     return save_selection(selection, data, domain, metric, folder, now=now)
 
 
-def load_split(store: Store, domain: str, split: Split, *, metric: str) -> RoutingData:
-    """One side of a domain's stored queries; raises ``TrainingDataError`` when it is empty."""
-    data = store.load_routing_data(domain, metric=metric, split=split)
+def load_split(
+    store: Store, domain: str, split: Split, *, metric: str, tokens: bool = False
+) -> RoutingData:
+    """One side of a domain's stored queries; raises ``TrainingDataError`` when it is empty.
+
+    ``tokens`` asks for activations token by token, too.
+    """
+    points = store.read_points(domain) if tokens else None
+    data = store.load_routing_data(domain, metric=metric, split=split, read_points=points)
     if not len(data):
         raise TrainingDataError(
             f"the {split} set of domain {domain!r} is empty: all of its stored queries are of the "
@@ -110,7 +124,14 @@ def save_selection(
     # What a crash left of this version is of another selection.
     shutil.rmtree(_early_folder(target), ignore_errors=True)
 
-    def saved(chosen: Selection, name: str, place: Path) -> ProbeCard:
+    def saved(
+        chosen: Selection,
+        name: str,
+        place: Path,
+        heads: HeadsSelection | None = None,
+        gate: FittedGate | None = None,
+    ) -> ProbeCard:
+        beside = None if heads is None else heads.heads
         card = describe(
             chosen,
             data,
@@ -119,15 +140,20 @@ def save_selection(
             domain=domain,
             label=LabelDefinition(metric=metric, source="code"),
             now=now,
+            gate=gate,
+            heads=beside,
         )
-        return save_probe(chosen.probe, card, place, held_out=_held_out(chosen, data))
+        held_out = held_out_of(chosen, data, heads)
+        return save_probe(chosen.probe, card, place, held_out=held_out, gate=gate, heads=beside)
 
     early = tuple(
         saved(chosen, f"{domain}-early-{point}", _early_folder(target) / point)
         for chosen in select_early_probes(selection, data)
-        if (point := chosen.probe.read_point.name)
+        if (point := chosen.chosen.read_point.name)
     )
-    card = saved(selection, domain, target)
+    points = pooled_points(selection)
+    heads = fit_heads(data, points, folds=selection.folds, seed=selection.seed)
+    card = saved(selection, domain, target, heads, fit_gate_of(selection, data))
     return Trained(selection=selection, card=card, early=early, folder=target)
 
 
@@ -150,19 +176,64 @@ def select_early_probes(selection: Selection, data: RoutingData) -> list[Selecti
     points = {max(half)[1]} if half else set[ReadPoint]()
     points |= {min(near)} if near else set()
     return [
-        select_linear_probe(
-            data, read_points=[point], folds=selection.folds, nested=False, seed=selection.seed
+        select_probe(
+            data,
+            kinds=("linear",),
+            read_points=[point],
+            folds=selection.folds,
+            nested=False,
+            seed=selection.seed,
         )
         for point in sorted(points)
     ]
 
 
-def _held_out(selection: Selection, data: RoutingData) -> HeldOut:
-    strong = dict(zip(data.ids, data.strong, strict=True)) if data.strong.size else {}
+def pooled_points(selection: Selection) -> list[ReadPoint]:
+    """Where heads and gate can read what the probe reads anyway: its pooled read points.
+
+    An attention probe has none; the best linear one's stands in.
+    """
+    pooled = [point for point in selection.probe.read_points if point.pooling != "tokens"]
+    return pooled or [selection.chosen.read_point]
+
+
+def fit_gate_of(selection: Selection, data: RoutingData) -> FittedGate | None:
+    """The gate at the probe's last pooled read point; ``None`` for too few queries."""
+    point = pooled_points(selection)[-1]
+    try:
+        return fit_gate(
+            data.activations[point],
+            point,
+            seed=selection.seed,
+            groups=np.asarray(data.groups),
+        )
+    except TrainingDataError:
+        return None
+
+
+def held_out_of(
+    selection: Selection, data: RoutingData, heads: HeadsSelection | None = None
+) -> HeldOut:
+    """What thresholds are chosen on, row by row of the selection."""
+    row_of = {query_id: row for row, query_id in enumerate(data.ids)}
+    rows = np.array([row_of[query_id] for query_id in selection.ids])
+
+    def column(values: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        return values[rows] if values is not None and len(values) else np.empty(0)
+
+    _, groups = np.unique([data.groups[row] for row in rows], return_inverse=True)
     return HeldOut(
         p_success=selection.p_success,
         weak=selection.outcomes,
-        strong=np.array([strong.get(i, np.nan) for i in selection.ids]),
+        strong=column(data.strong) if data.strong.size else np.full(len(rows), np.nan),
+        p_strong=column(heads and heads.p_strong),
+        expected_tokens=column(heads and heads.expected_tokens),
+        prompt_tokens=column(data.prompt_tokens),
+        weak_tokens=column(data.weak_tokens),
+        strong_prompt_tokens=column(data.strong_prompt_tokens),
+        strong_tokens=column(data.strong_tokens),
+        weights=selection.weights,
+        groups=groups.astype(np.float64),
     )
 
 

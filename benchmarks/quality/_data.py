@@ -1,0 +1,130 @@
+"""The collected answers as columns: one weak model, one domain, the strong model's joined to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from _domains import load_domain
+from collect import labeller_of
+
+from foretell.config import RecordedModel
+from foretell.flywheel import label_domain
+from foretell.records import ReadPoint, RoutingData, TokenActivations
+from foretell.runtime import answering_key, collect, observer_of_model, open_model
+from foretell.store import Store
+
+PRICES = {
+    # USD per million tokens (input, output): what such models cost from a provider, the demo's too.
+    "weak": (0.02, 0.08),
+    "strong": (2.5, 10.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the collections are, and the public data sets."""
+
+    collections: Path
+    data: Path
+
+    def store(self, role: str, model: str) -> Store:
+        folder = self.collections / f"{role}-{model}"
+        return Store.open(f"sqlite:///{folder / 'store.db'}", folder / "vectors")
+
+
+def join_strong(place: Place, weak: str, strong: str, domain: str) -> None:
+    """Copy the strong model's answers into the weak model's store and label them; repeatable."""
+    with place.store("weak", weak) as store:
+        described = load_domain(domain, place.data)
+        known = {query.id for query in store.queries(domain)}
+        if domain == "geo":
+            # geo's strong answers come with foretell: recordings of the same model.
+            recording = files("foretell.evaluation.domains") / "recordings" / "geo.jsonl.gz"
+            model = open_model(
+                "strong", RecordedModel(engine="recorded", path=Path(str(recording)))
+            )
+            collect(
+                store,
+                [q for q in described.queries if q.id in known and model.can_answer(q.messages)],
+                observer_of_model(model),
+                domain=domain,
+                role="strong",
+                key=answering_key(model),
+                sampling=described.sampling,
+            )
+        elif (place.collections / f"strong-{strong}").is_dir():
+            with place.store("strong", strong) as answers:
+                store.append([o for o in answers.observations(domain) if o.query.id in known])
+        label_domain(store, domain, labeller_of(described), roles=("strong",))
+
+
+def load(
+    place: Place,
+    weak: str,
+    domain: str,
+    *,
+    read_points: Sequence[ReadPoint] | None = None,
+    tokens: bool = False,
+) -> RoutingData:
+    """All collected queries of a domain, those that nobody could judge left out."""
+    with place.store("weak", weak) as store:
+        if read_points is None:
+            read_points = [
+                point for point in store.read_points(domain) if tokens or point.pooling != "tokens"
+            ]
+        data = store.load_routing_data(domain, read_points=read_points)
+    return data.take(np.isfinite(data.weak))
+
+
+def splits(place: Place, data: RoutingData) -> tuple[RoutingData, RoutingData]:
+    """Training and test queries, as the domains say."""
+    test_ids = {
+        query.id
+        for domain in sorted(set(data.domain))
+        for query in load_domain(domain, place.data).queries
+        if query.split == "test"
+    }
+    test = np.array([query_id in test_ids for query_id in data.ids])
+    return data.take(~test), data.take(test)
+
+
+def joined(parts: Sequence[RoutingData]) -> RoutingData:
+    """Several domains as one data set, of the read points that all have."""
+    points = sorted(set.intersection(*(set(part.activations) for part in parts)))
+    sequences = sorted(set.intersection(*(set(part.sequences) for part in parts)))
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate(
+            [
+                values if len(values := getattr(part, name)) else np.full(len(part), np.nan)
+                for part in parts
+            ]
+        )
+
+    names = (
+        "first_entropy", "first_margin", "answer_logprob", "prompt_tokens", "weak_tokens",
+        "strong_prompt_tokens", "strong_tokens", "weak", "strong",
+    )  # fmt: skip
+    return replace(
+        parts[0],
+        domain=sum((part.domain for part in parts), ()),
+        ids=sum((part.ids for part in parts), ()),
+        texts=sum((part.texts for part in parts), ()),
+        groups=sum((part.groups for part in parts), ()),
+        attributes=sum((part.attributes for part in parts), ()),
+        lengths=np.concatenate([part.lengths for part in parts]),
+        activations={
+            point: np.concatenate([part.activations[point] for part in parts]) for point in points
+        },
+        sequences={
+            point: TokenActivations.stack(
+                [part.sequences[point].query(i) for part in parts for i in range(len(part))]
+            )
+            for point in sequences
+        },
+        **{name: column(name) for name in names},
+    )
