@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from collect import labeller_of
 
 from foretell.config import RecordedModel
 from foretell.flywheel import label_domain
-from foretell.records import ReadPoint, RoutingData, TokenActivations
+from foretell.records import ReadPoint, RoutingData
 from foretell.runtime import answering_key, collect, observer_of_model, open_model
 from foretell.store import Store
 
@@ -90,41 +90,3 @@ def splits(place: Place, data: RoutingData) -> tuple[RoutingData, RoutingData]:
     }
     test = np.array([query_id in test_ids for query_id in data.ids])
     return data.take(~test), data.take(test)
-
-
-def joined(parts: Sequence[RoutingData]) -> RoutingData:
-    """Several domains as one data set, of the read points that all have."""
-    points = sorted(set.intersection(*(set(part.activations) for part in parts)))
-    sequences = sorted(set.intersection(*(set(part.sequences) for part in parts)))
-
-    def column(name: str) -> np.ndarray:
-        return np.concatenate(
-            [
-                values if len(values := getattr(part, name)) else np.full(len(part), np.nan)
-                for part in parts
-            ]
-        )
-
-    names = (
-        "first_entropy", "first_margin", "answer_logprob", "prompt_tokens", "weak_tokens",
-        "strong_prompt_tokens", "strong_tokens", "weak", "strong",
-    )  # fmt: skip
-    return replace(
-        parts[0],
-        domain=sum((part.domain for part in parts), ()),
-        ids=sum((part.ids for part in parts), ()),
-        texts=sum((part.texts for part in parts), ()),
-        groups=sum((part.groups for part in parts), ()),
-        attributes=sum((part.attributes for part in parts), ()),
-        lengths=np.concatenate([part.lengths for part in parts]),
-        activations={
-            point: np.concatenate([part.activations[point] for part in parts]) for point in points
-        },
-        sequences={
-            point: TokenActivations.stack(
-                [part.sequences[point].query(i) for part in parts for i in range(len(part))]
-            )
-            for point in sequences
-        },
-        **{name: column(name) for name in names},
-    )

@@ -50,6 +50,17 @@ _WEAK_PRICE = Price(input=0.02, output=0.08)
 _STRONG_PRICE = Price(input=2.5, output=10.0)
 _STRONG_SHARE = 0.5
 _TRAIN, _TEST = 1260, 420
+_COMPARED = (
+    "embedding",
+    "tfidf",
+    "length",
+    "keyword",
+    "domain",
+    "random",
+    "first_token_entropy",
+    "answer_logprob",
+)
+"""Those whose fits are quick; ``foretell evaluate`` compares more."""
 
 
 def demo(
@@ -327,7 +338,7 @@ def _train_and_compare(plan: _Plan, answered: _Answered, say: Say) -> tuple[Eval
         evaluation = evaluate_routers(
             train,
             test,
-            compared_routers(train, probe=router),
+            compared_routers(train, probe=router, names=_COMPARED),
             np.random.default_rng(plan.seed),
             progress=progress,
         )

@@ -226,20 +226,51 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="where to write the HTML report; '<domain>.html' by default")
     ] = None,
+    route: RouteName = None,
+    router: Annotated[
+        list[str] | None,
+        typer.Option(help="compare only these with the probe; may be repeated; all by default"),
+    ] = None,
+    ask: Annotated[
+        str | None,
+        typer.Option(help="configured model that the router llm asks for a difficulty"),
+    ] = None,
+    ask_budget: Annotated[
+        int, typer.Option(min=1, help="most calls to that model, in training and in the test each")
+    ] = 200,
+    learning_curve: Annotated[
+        bool, typer.Option(help="how good the probe is with fewer labels; takes many fits")
+    ] = True,
+    robustness: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="run the weak model on so many changed test queries, and attack the probe; 0: no",
+        ),
+    ] = 0,
     seed: Annotated[int, typer.Option(help="decides folds, lots and resamples")] = 0,
     json: JsonFlag = False,
 ) -> None:
     """All routers side by side on held-out queries, with intervals and controls.
 
-    Every router is fitted on the domain's training queries and measured on its test queries.
+    Every router is fitted on the domain's training queries and measured on its test queries. Costs
+    take the prices of the route's models, where both have one.
 
     Example: foretell evaluate --domain geo --json > result.json
     """
     import numpy as np
 
+    from foretell.cli._evaluating import measured_robustness, prices_of
     from foretell.cli._routers import compared_routers, router_table
-    from foretell.evaluation import ReportContext, draw_curve, evaluate_routers, render_report
-    from foretell.runtime import Foretell, load_split, the_metric
+    from foretell.evaluation import (
+        ReportContext,
+        draw_curve,
+        evaluate_routers,
+        gather_extras,
+        render_report,
+    )
+    from foretell.routers import LlmRouter
+    from foretell.runtime import Foretell, asking, load_split, the_metric
 
     path = report or Path(f"{domain}.html")
     if not path.parent.is_dir():
@@ -250,14 +281,39 @@ def evaluate(
         metric = the_metric(store, domain, metric)
         train = load_split(store, domain, "train", metric=metric)
         test = load_split(store, domain, "test", metric=metric)
-    with tracking("comparing routers") as progress:
-        evaluation = evaluate_routers(
-            train,
-            test,
-            compared_routers(train),
-            np.random.default_rng(seed),
-            progress=progress,
-        )
+        routers = compared_routers(train, names=router)
+        if ask is not None:
+            routers.append(
+                LlmRouter(
+                    ask=asking(ft.open_configured(ask)),
+                    training_calls=ask_budget,
+                    budget=ask_budget,
+                )
+            )
+        with tracking("comparing routers") as progress:
+            evaluation = evaluate_routers(
+                train,
+                test,
+                routers,
+                np.random.default_rng(seed),
+                prices=prices_of(ft, route),
+                progress=progress,
+            )
+        with tracking("gathering the rest of the evidence") as progress:
+            extras = gather_extras(
+                evaluation,
+                train,
+                test,
+                np.random.default_rng(seed + 1),
+                learning=learning_curve,
+                progress=progress,
+            )
+        if robustness:
+            with waiting("changing queries and attacking the probe") as say:
+                extras = measured_robustness(
+                    ft, store, evaluation, test, extras, count=robustness, seed=seed, route=route,
+                    say=say,
+                )  # fmt: skip
     page = render_report(
         evaluation,
         ReportContext(
@@ -267,15 +323,24 @@ def evaluate(
             strong="the strong model's stored answers",
             created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         ),
+        extras=extras,
     )
     path.write_text(page, encoding="utf-8")
     if json:
         print_json(
-            {"domain": domain, "metric": metric, "report": str(path), **evaluation.to_json()}
+            {
+                "domain": domain,
+                "metric": metric,
+                "report": str(path),
+                **evaluation.to_json(),
+                **extras.to_json(),
+            }
         )
     else:
         out.print(router_table(evaluation))
         print_drawing(draw_curve(evaluation, min(out.width, 100)))
+        for row in extras.guarantees:
+            out.print(f"quality {row.quality:g}: {row.promise}")
         out.print(f"report: {path}")
 
 

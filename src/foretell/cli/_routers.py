@@ -2,32 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
+from foretell.errors import InputError
 from foretell.evaluation import Evaluation, Interval
 from foretell.records import RoutingData
-from foretell.routers import Router, make_router
+from foretell.routers import Router, available_routers, make_router
 
-_COMPARED = ("probe", "embedding", "tfidf", "length", "keyword", "domain", "random")
+_COMPARED = (
+    "probe",
+    "gain",
+    "embedding",
+    "knn",
+    "tfidf",
+    "mf",
+    "sw_ranking",
+    "length",
+    "keyword",
+    "domain",
+    "random",
+    "first_token_entropy",
+    "answer_logprob",
+)
+_STRONG_LABELS = 100
 
 
-def compared_routers(train: RoutingData, *, probe: Router | None = None) -> list[Router]:
-    """The activation router and every baseline, with the signals that the data has besides.
+def compared_routers(
+    train: RoutingData, *, probe: Router | None = None, names: Sequence[str] | None = None
+) -> list[Router]:
+    """The activation router and every baseline that the data has the signals for.
 
-    ``probe`` stands in for the default one, as when it was trained already.
+    ``probe`` stands in for the default one, as when it was trained already. ``names`` asks for
+    others than the usual ones, the probe besides. The cascade's first stage is a linear probe.
     """
-    routers = [probe if probe and name == "probe" else make_router(name) for name in _COMPARED]
-    signals = {
-        "first_token_entropy": train.first_entropy,
-        "answer_logprob": train.answer_logprob,
+    if names is not None:
+        unknown = sorted(set(names) - set(available_routers()))
+        if unknown:
+            raise InputError(
+                f"there is no router {unknown[0]!r}; use some of {', '.join(available_routers())}"
+            )
+    has_signal = {
+        "gain": _known(train.strong, at_least=_STRONG_LABELS),
+        "first_token_entropy": _known(train.first_entropy, at_least=len(train)),
+        "answer_logprob": _known(train.answer_logprob, at_least=len(train)),
     }
-    routers += [
-        make_router(name)
-        for name, column in signals.items()
-        if column.size and np.isfinite(column).all()
+    wanted = ["probe", *(name for name in names or _COMPARED if name != "probe")]
+    return [
+        probe if probe and name == "probe" else make_router(name)
+        for name in dict.fromkeys(wanted)
+        if names is not None or has_signal.get(name, True)
     ]
-    return routers
+
+
+def _known(column: NDArray[np.float64], *, at_least: int) -> bool:
+    return bool(column.size) and int(np.isfinite(column).sum()) >= at_least
 
 
 def router_table(evaluation: Evaluation) -> Table:

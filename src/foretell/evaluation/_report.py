@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
-from foretell.evaluation._evaluation import Evaluation
-from foretell.evaluation._intervals import Interval
-from foretell.evaluation._plots import curve_plot, forest_plot, reliability_plot, sweep_plot
+from markupsafe import Markup
+
+from foretell.evaluation import _plots, _sentences, _words
+from foretell.evaluation._curves import Curve
+from foretell.evaluation._evaluation import Evaluation, RouterResult
+from foretell.evaluation._extras import Extras
+from foretell.evaluation._metric_columns import column_groups, metric_columns
 from foretell.evaluation._shown import shown_curves
+from foretell.evaluation._verdict import verdict
+from foretell.probes import Selection
+from foretell.routers import FittedProbeRouter
+
+_NO_EXTRAS: Final = Extras()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +36,13 @@ class ReportContext:
     created: str
 
 
-def render_report(evaluation: Evaluation, context: ReportContext) -> str:
+def render_report(
+    evaluation: Evaluation, context: ReportContext, *, extras: Extras = _NO_EXTRAS
+) -> str:
     """The report as one HTML document: no network, no scripts, light and dark.
 
-    Every text that came from outside (queries, ids, names) is shown as text.
+    What ``extras`` lacks is left out, and said to be. Every text that came from outside (queries,
+    ids, names) is shown as text.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -42,71 +56,121 @@ def render_report(evaluation: Evaluation, context: ReportContext) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "percent": _percent, "interval": _interval}
-    environment.filters |= {"signed": _signed, "clipped": _clipped}
+    environment.filters |= {
+        name: getattr(_words, name)
+        for name in (
+            "between",
+            "clipped",
+            "dollars",
+            "dollars_between",
+            "number",
+            "percent",
+            "percent_between",
+            "signed",
+        )
+    }
+    router = evaluation.fitted.get("probe")
+    probe = router if isinstance(router, FittedProbeRouter) else None
+    selection = probe.selection if probe else None
+    columns = metric_columns(evaluation)
     page = environment.get_template("report.html.j2")
     return page.render(
         evaluation=evaluation,
         context=context,
-        probe=evaluation.router("probe"),
-        baseline=next(
-            (row for row in evaluation.differences if row.against == evaluation.best_baseline), None
-        ),
-        pictures=_pictures(evaluation),
-        sees={
-            "nothing": "nothing",
-            "query": "the query",
-            "prefill": "the weak model's prefill",
-            "answer": "the weak model's answer (a reference, not a router)",
-        },
+        extras=extras,
+        verdict=verdict(evaluation),
+        columns=columns,
+        column_groups=column_groups(columns),
+        selection=selection,
+        calibration=probe.probe.calibration.kind if probe else None,
+        pictures=_pictures(evaluation, extras, selection),
+        not_measured=_not_measured(extras),
+        say=_sentences,
+        words=_words,
     )
 
 
-def _pictures(evaluation: Evaluation) -> dict[str, str]:
+def _pictures(
+    evaluation: Evaluation, extras: Extras, selection: Selection | None
+) -> dict[str, Markup]:
     """SVG by name; a picture without data is absent."""
-    pictures: dict[str, str] = {}
-    ranked = sorted(
-        (
-            (result.name, result.auroc.value, result.auroc.low, result.auroc.high)
-            for result in evaluation.routers
-            if result.auroc.value is not None
-            and result.auroc.low is not None
-            and result.auroc.high is not None
-        ),
-        key=lambda row: -row[1],
-    )
-    if ranked:
-        pictures["auroc"] = forest_plot(ranked, centre=0.5)
-    if curves := shown_curves(evaluation):
-        weak, strong = next(iter(curves.values())).quality_at([0.0, 1.0])
-        pictures["curve"] = curve_plot(curves, float(weak), float(strong))
+    pictures: dict[str, Markup] = {}
+    if ranked := _ranked(evaluation):
+        best = ranked[0]
+        pictures["auroc"] = _plots.forest_plot(
+            [(router.name, router.auroc) for router in ranked],
+            xlabel="AUROC with 95 % interval",
+            finding=f"AUROC of every router with its 95 % interval: {best.name} is highest with "
+            f"{_words.number(best.auroc.value, 2)}; the dashed line is chance.",
+            centre=0.5,
+        )
+    shown = _shown(evaluation)
+    pictures |= _curve_pictures(evaluation, shown, extras.oracle)
+    if shown and len(ranked) > 0:
+        failing = 1 - evaluation.base_rate
+        risks = {router.name: router.risk_coverage for router in shown}
+        pictures["risk"] = _plots.risk_plot(risks, failing)
     if evaluation.reliability:
-        pictures["reliability"] = reliability_plot(evaluation.reliability)
-    if evaluation.sweep:
-        pictures["sweep"] = sweep_plot(evaluation.sweep)
+        pictures["reliability"] = _plots.reliability_plot(evaluation.reliability)
+    if any(row.auroc is not None for row in evaluation.sweep):
+        chosen = selection.probe.read_points if selection else ()
+        pictures["sweep"] = _plots.sweep_plot(evaluation.sweep, chosen)
+    if extras.learning_curve:
+        pictures["learning"] = _plots.learning_plot(extras.learning_curve.routers)
+    if evaluation.slices:
+        names = [router.name for router in shown]
+        pictures["slices"] = _plots.slices_plot(evaluation.slices, names)
+    if extras.robustness:
+        worst = max(extras.robustness, key=lambda row: row.flips.flipped.value or 0.0)
+        pictures["robustness"] = _plots.forest_plot(
+            [(row.kind, row.flips.flipped) for row in extras.robustness],
+            xlabel="decisions that changed",
+            finding="Share of decisions that changed by kind of change to the query: most under "
+            f"{worst.kind} with {_words.percent(worst.flips.flipped.value, 0)}.",
+            highlight=None,
+            as_percent=True,
+        )
     return pictures
 
 
-_UNDEFINED, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+def _curve_pictures(
+    evaluation: Evaluation, shown: list[RouterResult], oracle: Curve | None
+) -> Mapping[str, Markup]:
+    curves = {router.name: router.curve for router in shown if router.curve}
+    if not curves:
+        return {}
+    pictures = {"curve": _plots.curve_plot(curves, oracle)}
+    costs, rate = evaluation.costs, evaluation.strong_rate
+    by_cost = {router.name: router.cost.curve for router in shown if router.cost}
+    if by_cost and costs and rate is not None:
+        weak, strong = costs.always_weak.value, costs.always_strong.value
+        if weak is not None and strong is not None:
+            start = float(next(iter(curves.values())).quality_at(0.0))
+            pictures["cost"] = _plots.cost_plot(by_cost, (weak, start), (strong, rate))
+    return pictures
 
 
-def _number(value: float | None) -> str:
-    return _UNDEFINED if value is None else f"{value:.3f}".replace("-", _MINUS)
+def _ranked(evaluation: Evaluation) -> list[RouterResult]:
+    """Routers with an AUROC, the highest first."""
+    known = [router for router in evaluation.routers if router.auroc.value is not None]
+    return sorted(known, key=lambda router: -(router.auroc.value or 0.0))
 
 
-def _percent(value: float | None) -> str:
-    return _UNDEFINED if value is None else f"{value:.1%}"
+def _shown(evaluation: Evaluation) -> list[RouterResult]:
+    """The routers drawn: those of every drawing, and the best of all where it is another."""
+    names = list(shown_curves(evaluation))
+    if not names:
+        names = [name for name in ("probe", evaluation.best_baseline, "embedding") if name]
+    names += [router.name for router in _ranked(evaluation) if router.sees != "answer"][:1]
+    return [found for name in dict.fromkeys(names) if (found := evaluation.router(name))]
 
 
-def _signed(value: float | None) -> str:
-    return _UNDEFINED if value is None else f"{value:+.3f}".replace("-", _MINUS)
-
-
-def _interval(interval: Interval) -> str:
-    if interval.low is None or interval.high is None:
-        return ""
-    return f"{_number(interval.low)} to {_number(interval.high)}"
-
-
-def _clipped(text: str, most: int = 400) -> str:
-    return text if len(text) <= most else text[:most] + "\N{HORIZONTAL ELLIPSIS}"
+def _not_measured(extras: Extras) -> tuple[str, ...]:
+    parts: dict[str, Any] = {
+        "the learning curve": extras.learning_curve,
+        "guarantees": extras.guarantees,
+        "the gate": extras.gate,
+        "leaving one domain out": extras.transfer,
+        "robustness": extras.robustness,
+    }
+    return tuple(name for name, part in parts.items() if not part)

@@ -172,9 +172,9 @@ class FittedAttentionProbe:
         top = np.maximum.reduceat(logits, starts, axis=0)
         centred = logits - np.repeat(top, counts, axis=0)
         # Tokens that tie for the maximum share it.
-        raw = np.exp(centred) if self.queries is not None else (centred == 0).astype(np.float32)
-        weights: Weights = raw / np.repeat(np.add.reduceat(raw, starts, axis=0), counts, axis=0)
-        return weights, values
+        raw: Any = centred == 0 if self.queries is None else np.exp(centred)
+        total = np.add.reduceat(raw, starts, axis=0, dtype=np.float32)
+        return raw / np.repeat(total, counts, axis=0), values
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """All its arrays by name, as they are saved."""
@@ -216,7 +216,8 @@ class AttentionProbe:
 
     The variant ``softmax`` is attention pooling by learned queries (EleutherAI, "Attention
     Probes", 2025; McKenzie et al., arXiv 2506.10805). ``max`` takes each head's largest value:
-    however many tokens follow, they cannot dilute it (MultiMax in Kramar et al., arXiv 2601.11516).
+    however many tokens follow, they cannot dilute it (MultiMax in "Building Production-Ready
+    Probes for Gemini", arXiv 2601.11516).
 
     ``components`` bounds the principal components of a token. ``dropout`` is the share of a
     token's coordinates that training leaves out. Each of the ``members`` stops early by another

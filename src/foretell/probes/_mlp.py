@@ -24,11 +24,11 @@ Weights = NDArray[np.float32]
 class FittedMlpProbe:
     """The mean log-odds of an ensemble; predicts with NumPy alone.
 
-    For the i-th read point ``projections[i]`` (width, components) and ``offsets[i]`` (components,)
-    map an activation to ``x @ projection + offset``; these coordinates, one read point after the
-    other in order of layer, enter the networks. ``weights[k]`` (members, in, out) and ``biases[k]`` (members, out)
-    are layer k of all members; all layers but the last, of one output, are rectified. Arrays are
-    made contiguous, float32 and read-only.
+    For the i-th read point, in order of layer, ``projections[i]`` (width, components) and
+    ``offsets[i]`` (components,) map an activation to ``x @ projection + offset``; the coordinates
+    of all read points enter the networks side by side. ``weights[k]`` (members, in, out) and
+    ``biases[k]`` (members, out) are layer k of all members; all layers but the last, of one
+    output, are rectified. Arrays are made contiguous, float32 and read-only.
     """
 
     read_points: tuple[ReadPoint, ...]

@@ -4,6 +4,7 @@ from foretell.routers._cascade import CascadeRouter, FittedCascadeRouter, HeldOu
 from foretell.routers._domain import domain_router
 from foretell.routers._embedding import embedding_router
 from foretell.routers._fixed import ConstantRouter, FittedConstantRouter, RandomRouter
+from foretell.routers._gain import FittedGainRouter, GainRouter
 from foretell.routers._keyword import KEYWORD_RULES, keyword_router
 from foretell.routers._llm import Ask, FittedLlmRouter, LlmCounts, LlmRouter
 from foretell.routers._logistic import FittedLogisticRouter, LogisticRouter
@@ -35,11 +36,13 @@ __all__ = [
     "ConstantRouter",
     "FittedCascadeRouter",
     "FittedConstantRouter",
+    "FittedGainRouter",
     "FittedLlmRouter",
     "FittedLogisticRouter",
     "FittedProbeRouter",
     "FittedRouter",
     "FittedVectorRouter",
+    "GainRouter",
     "HeldOutStages",
     "LlmCounts",
     "LlmRouter",

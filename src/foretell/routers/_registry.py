@@ -11,6 +11,7 @@ from foretell.routers._cascade import CascadeRouter
 from foretell.routers._domain import domain_router
 from foretell.routers._embedding import embedding_router
 from foretell.routers._fixed import ConstantRouter, RandomRouter
+from foretell.routers._gain import GainRouter
 from foretell.routers._keyword import keyword_router
 from foretell.routers._llm import Ask, LlmRouter
 from foretell.routers._matrix_factorisation import matrix_factorisation_router
@@ -32,6 +33,7 @@ ENTRY_POINT_GROUP = "foretell.routers"
 _OURS: MappingProxyType[str, Callable[[], Router]] = MappingProxyType(
     {
         "probe": ProbeRouter,
+        "gain": GainRouter,
         "embedding": embedding_router,
         "knn": knn_router,
         "mf": matrix_factorisation_router,

@@ -100,6 +100,19 @@ class Foretell:
             self._models[name] = model
         return self._models[name]
 
+    def open_configured(self, name: str) -> AnsweringModel:
+        """A model that answers, of any kind; an engine that is open is not opened twice.
+
+        Raises ``ConfigError`` when no model has that name.
+        """
+        if name not in self.config.models:
+            raise ConfigError(
+                f"no model is called {name!r}; known are {', '.join(sorted(self.config.models))}"
+            )
+        if name in self._engines:
+            return EngineModel(name, self._engines[name], self.config.models[name].price)
+        return self.open_model(name)
+
     def open_store(self) -> Store:
         """The configured store; the caller closes it."""
         return Store.open(self.config.store.url, self.config.store.vectors)
@@ -179,7 +192,7 @@ class Foretell:
         """
         ask = None
         if config.router == "llm":
-            ask = asking(self._classifier(config.classifier or config.weak))
+            ask = asking(self.open_configured(config.classifier or config.weak))
         unfitted = make_router(config.router, ask=ask)
         if unfitted.sees not in ("nothing", "query"):
             raise ConfigError(
@@ -197,12 +210,6 @@ class Foretell:
             strong=known.strong if known.strong.size else np.full(len(known), np.nan),
         )
         return OutsideEstimator(fitted, domain), held_out
-
-    def _classifier(self, name: str) -> AnsweringModel:
-        """A model to ask for difficulties; an engine that is open already is not opened twice."""
-        if name in self._engines:
-            return EngineModel(name, self._engines[name], self.config.models[name].price)
-        return self.open_model(name)
 
     def _bar(self, config: RouteConfig, held_out: HeldOut, domain: str) -> Bar:
         if isinstance(config.goal, CostGoal):
