@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from _data import Place, join_strong, load, splits
 
+from foretell.calibration import expected_calibration_error
 from foretell.evaluation import (
     Evaluation,
     cross_evaluate,
@@ -60,7 +61,12 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", required=True)
     parser.add_argument("--text-classifier", action="store_true", help="fine-tune one (torch)")
-    parser.add_argument("--kinds", nargs="+", help="kinds of probe to choose from")
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        default=["linear", "several", "mix", "mlp", "attention", "fusion"],
+        help="kinds of probe to choose from",
+    )
     parser.add_argument("--again", action="store_true", help="measure what was measured already")
     arguments = parser.parse_args()
     place = Place(arguments.to, arguments.data)
@@ -90,9 +96,9 @@ def _one(place: Place, weak: str, domain: str, arguments: argparse.Namespace) ->
     """One weak model on one domain."""
     if weak != STRONG:
         join_strong(place, weak, STRONG, domain)
-    data = load(place, weak, domain)
+    data = load(place, weak, domain, tokens="attention" in arguments.kinds)
     rng = np.random.default_rng(0)
-    kinds = tuple(arguments.kinds) if arguments.kinds else None
+    kinds = tuple(arguments.kinds)
     if len(data) <= SMALL:
         evaluation = cross_evaluate(data, _routers(data, kinds=kinds), rng)
         return {"evaluation": _thinned(evaluation)}
@@ -106,8 +112,19 @@ def _one(place: Place, weak: str, domain: str, arguments: argparse.Namespace) ->
     return {
         "evaluation": _thinned(evaluation),
         "probe": _probe_facts(evaluation.fitted["probe"].selection),
+        "ece_if_perfect": _ece_if_perfect(evaluation.fitted["probe"].p_success(test)),
         **extras.to_json(),
     }
+
+
+def _ece_if_perfect(p_success: np.ndarray) -> float:
+    """Mean ECE of these chances over outcomes drawn from the chances themselves.
+
+    The calibration error of so many queries is never 0: this is what perfect chances would show.
+    """
+    rng = np.random.default_rng(3)
+    draws = rng.random((200, len(p_success))) < p_success
+    return float(np.mean([expected_calibration_error(p_success, d * 1.0) for d in draws]))
 
 
 def _others(place: Place, weak: str, domain: str, selection: Selection) -> RoutingData | None:
@@ -119,14 +136,19 @@ def _others(place: Place, weak: str, domain: str, selection: Selection) -> Routi
     return join_domains(parts) if parts else None
 
 
-def _mixture(place: Place, weak: str) -> dict[str, Any]:
+def _mixture(place: Place, weak: str, kinds: tuple[str, ...]) -> dict[str, Any]:
     """All domains together: joint training, and each left out in turn."""
-    parts = {domain: load(place, weak, domain) for domain in MIXED}
+    tokens = "attention" in kinds
+    parts = {domain: load(place, weak, domain, tokens=tokens) for domain in MIXED}
     splitted = {domain: splits(place, data) for domain, data in parts.items()}
     train = join_domains([split[0] for split in splitted.values()])
     test = join_domains([split[1] for split in splitted.values()])
     evaluation = evaluate_routers(
-        train, test, _routers(train, gain=False), np.random.default_rng(0), progress=_tell
+        train,
+        test,
+        _routers(train, kinds=kinds, gain=False),
+        np.random.default_rng(0),
+        progress=_tell,
     )
     selection = evaluation.fitted["probe"].selection
     points = tuple({row.read_point for row in _best_rows(selection, 3)})
@@ -147,11 +169,8 @@ def _mixture(place: Place, weak: str) -> dict[str, Any]:
     }
 
 
-def _routers(
-    train: RoutingData, *, kinds: tuple[str, ...] | None = None, gain: bool = True
-) -> list[Router]:
-    probe = ProbeRouter() if kinds is None else ProbeRouter(kinds=kinds)
-    routers: list[Router] = [probe, *(make_router(name) for name in _OUTSIDE)]
+def _routers(train: RoutingData, *, kinds: tuple[str, ...], gain: bool = True) -> list[Router]:
+    routers: list[Router] = [ProbeRouter(kinds=kinds), *(make_router(name) for name in _OUTSIDE)]
     routers += [make_router("random"), make_router("first_token_entropy"), answer_logprob_router()]
     few = tuple(_late_points(train))
     routers.append(
@@ -160,7 +179,7 @@ def _routers(
         )
     )
     if gain and np.isfinite(train.strong).sum() >= 100:
-        routers.append(GainRouter())
+        routers.append(GainRouter(kinds=("linear",)))
     return routers
 
 

@@ -128,10 +128,10 @@ FRESH = {
         spoil=config(routes__auto__router="astrology"),
         said=("routes.auto.router", "probe"),
     ),
-    "a router that is not there yet": Case(
+    "a classifier that no one defined": Case(
         command="route hello",
-        spoil=config(routes__auto__router="mf"),
-        said=("'mf'", "use one of"),
+        spoil=config(routes__auto__router="llm", routes__auto__classifier="judge"),
+        said=("routes.auto.classifier", "'judge'", "known are large, small"),
     ),
     "a model that no one defined": Case(
         command="route hello",

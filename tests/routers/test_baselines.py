@@ -299,7 +299,7 @@ def test_fitting_without_scikit_learn_names_the_extra(make_data, monkeypatch):
 
 
 def test_an_unknown_router_is_named_beside_the_known_ones():
-    with pytest.raises(ConfigError, match="no router 'prob'; use one of probe, embedding"):
+    with pytest.raises(ConfigError, match="no router 'prob'; use one of probe, gain, embedding"):
         make_router("prob")
 
 

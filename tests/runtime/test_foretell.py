@@ -70,7 +70,9 @@ def test_serving_foretells_what_training_foretold():
         by_id = {query.id: query for query in store.queries("toy")}
         decisions = [ft.route(by_id[query_id].messages) for query_id in data.ids]
     # An early probe stopped the others, so theirs is its estimate.
-    whole = [i for i, d in enumerate(decisions) if d.stopped_at in (None, probe.read_points[-1].layer)]
+    whole = [
+        i for i, d in enumerate(decisions) if d.stopped_at in (None, probe.read_points[-1].layer)
+    ]
     assert len(whole) > 20
     served = [decisions[i].p_success for i in whole]
     assert served == pytest.approx(stored[whole].tolist(), abs=0.02)  # vectors are kept as float16

@@ -78,9 +78,11 @@ def guarantee_rows(
         resamples: Bootstrap draws behind each interval, over groups.
 
     Raises:
-        InputError: Columns of different lengths.
+        InputError: No test queries, or columns of different lengths.
         ConfigError: No training query has an outcome of the strong model.
     """
+    if not len(test):
+        raise InputError("there are no test queries to hold the goals against; give at least one")
     strong = test.strong if test.strong.size else np.full(len(test), np.nan)
     foretold = {"p_success": p_success, "p_strong": p_strong}
     for name, column in foretold.items():
@@ -95,24 +97,31 @@ def guarantee_rows(
         strong=strong[rows],
         p_strong=np.empty(0) if p_strong is None else p_strong[rows],
     )
-    draws = Resamples.draw(
-        [test.groups[row] for row in rows], rng, resamples, repetitions=test.row_weights()[rows]
-    )
+    draws = Resamples.draw(test.groups, rng, resamples, repetitions=test.row_weights())
     evidence = held_out if p_strong is not None else replace(held_out, p_strong=np.empty(0))
     return tuple(
-        _row(QualityGoal(quality=quality, confidence=confidence), evidence, unseen, draws)
+        _row(QualityGoal(quality=quality, confidence=confidence), evidence, unseen, draws, rows)
         for quality in qualities
     )
 
 
 def _row(
-    goal: QualityGoal, held_out: HeldOut, unseen: HeldOut, resamples: Resamples
+    goal: QualityGoal,
+    held_out: HeldOut,
+    unseen: HeldOut,
+    resamples: Resamples,
+    rows: NDArray[np.int64],
 ) -> GuaranteeRow:
+    """By the outcomes of ``unseen``, which are the ``rows`` of those resampled."""
+
+    def mean(values: Floats) -> Interval:
+        return interval(mean_of(values), resamples, rows)
+
     bar = bar_for(goal, held_out)
     guaranteed = _keeps_some(bar)
     kept = bar.keeps(unseen)
     routed = np.where(kept, unseen.weak, unseen.strong)
-    margin = _mean(routed - goal.quality * unseen.strong, resamples)
+    margin = mean(routed - goal.quality * unseen.strong)
     return GuaranteeRow(
         quality=goal.quality,
         confidence=goal.confidence,
@@ -121,9 +130,9 @@ def _row(
         guaranteed=guaranteed,
         labels_needed=None if guaranteed else _labels_needed(goal, held_out),
         promise=bar.reason,
-        strong_share=_mean((~kept).astype(np.float64), resamples),
-        routed_accuracy=_mean(routed, resamples),
-        strong_accuracy=_mean(unseen.strong, resamples),
+        strong_share=mean((~kept).astype(np.float64)),
+        routed_accuracy=mean(routed),
+        strong_accuracy=mean(unseen.strong),
         margin=margin,
         # Means of the same numbers in another order differ in the last digits.
         held=None if margin.value is None else margin.value >= -1e-12,
@@ -147,7 +156,3 @@ def _labels_needed(goal: QualityGoal, held_out: HeldOut) -> int | None:
         (1 + goal.confidence) / 2 if two_rules else goal.confidence,
         groups=held_out.groups[known] if len(held_out.groups) else None,
     ).labels_needed
-
-
-def _mean(values: Floats, resamples: Resamples) -> Interval:
-    return interval(mean_of(values), resamples, np.arange(len(values)))

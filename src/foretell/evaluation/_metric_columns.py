@@ -8,7 +8,7 @@ from typing import Literal
 
 from foretell.evaluation._evaluation import Evaluation, RouterResult
 from foretell.evaluation._intervals import Interval
-from foretell.evaluation._words import Formatter, between, dollars, number, percent
+from foretell.evaluation._words import Formatter, compact, dollars, number, percent
 
 Better = Literal["higher", "lower"]
 
@@ -98,7 +98,7 @@ def _column(evaluation: Evaluation, metric: _Metric) -> Column:
         cells=tuple(
             Cell(
                 shown=(shown := metric.shown(interval.value)),
-                interval=between_as(interval, metric.shown),
+                interval=compact(interval, metric.shown),
                 best=shown == best and router.sees != "answer",
             )
             for router, interval in zip(evaluation.routers, found, strict=True)
@@ -107,13 +107,6 @@ def _column(evaluation: Evaluation, metric: _Metric) -> Column:
         if all(interval.value is not None for interval in found)
         else _reason(evaluation, metric),
     )
-
-
-def between_as(interval: Interval, shown: Formatter) -> str:
-    """The interval alone, in the form of its value."""
-    if interval.low is None or interval.high is None:
-        return ""
-    return between(interval) if shown is number else f"{shown(interval.low)} to {shown(interval.high)}"
 
 
 def _reason(evaluation: Evaluation, metric: _Metric) -> str:
@@ -171,6 +164,20 @@ _COSTS = "Quality for money"
 _CHANCES = "Honest chances"
 _COST = "USD per 1,000"
 
+
+def _cpt(share: int, of: _Of) -> _Metric:
+    return _Metric(
+        label=f"CPT {share} %",
+        meaning=f"Smallest share of queries to send to the strong model to win back {share} % of "
+        "the gap.",
+        of=of,
+        better="lower",
+        group=_GAP,
+        shown=percent,
+        needs_gap=True,
+    )
+
+
 _REST = (
     _Metric(
         label="APGR",
@@ -180,23 +187,9 @@ _REST = (
         group=_GAP,
         needs_gap=True,
     ),
-    *(
-        _Metric(
-            label=f"CPT {share} %",
-            meaning=f"Smallest share of queries to send to the strong model to win back {share} % "
-            "of the gap.",
-            of=of,
-            better="lower",
-            group=_GAP,
-            shown=percent,
-            needs_gap=True,
-        )
-        for share, of in (
-            (50, lambda router: router.cpt50),
-            (80, lambda router: router.cpt80),
-            (95, lambda router: router.cpt95),
-        )
-    ),
+    _cpt(50, lambda router: router.cpt50),
+    _cpt(80, lambda router: router.cpt80),
+    _cpt(95, lambda router: router.cpt95),
     _Metric(
         label="Regret",
         meaning="Success lost against an oracle that escalates exactly what the strong model "
@@ -250,7 +243,8 @@ _REST = (
     _Metric(
         label="ECE",
         meaning="Mean distance of chance and success rate, over bins of equal size: how far the "
-        "chances are from meaning what they say. Noise alone makes it more than 0.",
+        "chances are from meaning what they say. Noise alone makes it more than 0, and a router "
+        "that gives every query the same chance has little of it while it tells nothing apart.",
         of=lambda router: router.ece,
         better="lower",
         group=_CHANCES,

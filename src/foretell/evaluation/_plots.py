@@ -14,12 +14,13 @@ from foretell.evaluation._curves import Curve, RiskCoverageCurve
 from foretell.evaluation._evaluation import ReliabilityBin, Slice
 from foretell.evaluation._intervals import Interval
 from foretell.evaluation._learning_curve import RouterLearning
-from foretell.evaluation._svg import DASHES, INK, PALETTE, spread, svg
-from foretell.evaluation._words import dollars, number, percent
+from foretell.evaluation._svg import DASHES, INK, PALETTE, WIDTH, spread, svg
+from foretell.evaluation._words import clipped, dollars, number, percent
 from foretell.probes import SweepRow
-from foretell.records import ReadPoint
+from foretell.records import Pooling, ReadPoint
 
 _CHANCE: Final[dict[str, Any]] = {"ls": "--", "color": INK, "alpha": 0.6, "lw": 1.4}
+_LONGEST_NAME: Final = 22
 _MOST_WRITTEN: Final = 26
 """Layers of a heat map up to which every cell fits its number."""
 
@@ -31,7 +32,7 @@ def curve_plot(curves: Mapping[str, Curve], oracle: Curve | None) -> Markup:
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         for (name, curve), style in zip(curves.items(), _styles(), strict=False):
-            axes.plot(curve.share, curve.quality, label=name, **style)
+            axes.plot(curve.share, curve.quality, label=_short(name), **style)
         axes.plot([0, 1], [weak, strong], label="at random", **_CHANCE)
         if oracle is not None:
             axes.plot(oracle.share, oracle.quality, ":", color=INK, lw=1.6, label="oracle")
@@ -40,14 +41,15 @@ def curve_plot(curves: Mapping[str, Curve], oracle: Curve | None) -> Markup:
         _percents(axes.xaxis)
         _percents(axes.yaxis)
         axes.margins(y=0.16)
-        axes.legend(loc="best", fontsize=9.5)
+        axes.legend(loc="best", fontsize=10)
 
     found = _listed(
         f"{name} {percent(float(curve.quality_at(0.3)), 0)}" for name, curve in curves.items()
     )
     label = (
         f"Mean success by share of queries sent to the strong model, from {percent(weak, 0)} "
-        f"(weak model alone) to {percent(strong, 0)} (strong model alone). With 30 % sent: {found}, "
+        f"(weak model alone) to {percent(strong, 0)} (strong model alone). "
+        f"With 30 % sent: {found}, "
         f"at random {percent(weak + 0.3 * (strong - weak), 0)}"
     )
     if oracle is not None:
@@ -63,18 +65,18 @@ def cost_plot(
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         for (name, curve), style in zip(curves.items(), _styles(), strict=False):
-            axes.plot(curve.usd_per_1k, curve.quality, label=name, **style)
+            axes.plot(curve.usd_per_1k, curve.quality, label=_short(name), **style)
         axes.plot(*zip(weak, strong, strict=True), label="at random", **_CHANCE)
         _ends(axes, weak, strong)
         axes.set(xlabel="US dollars per 1,000 queries", ylabel="mean success")
         _percents(axes.yaxis)
         axes.margins(y=0.16)
-        axes.legend(loc="best", fontsize=9.5)
+        axes.legend(loc="best", fontsize=10)
 
     return svg(
         draw,
-        f"Mean success by cost of 1,000 queries, from {dollars(weak[0])} dollars (weak model alone) "
-        f"to {dollars(strong[0])} dollars (strong model alone), for {_listed(curves)}.",
+        f"Mean success by cost of 1,000 queries, from {dollars(weak[0])} dollars (weak model "
+        f"alone) to {dollars(strong[0])} dollars (strong model alone), for {_listed(curves)}.",
     )
 
 
@@ -85,12 +87,12 @@ def risk_plot(curves: Mapping[str, RiskCoverageCurve], failing: float) -> Markup
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         for (name, curve), style in zip(curves.items(), _styles(), strict=False):
-            axes.plot(coverage, curve.risk_at(coverage), label=name, **style)
+            axes.plot(coverage, curve.risk_at(coverage), label=_short(name), **style)
         axes.axhline(failing, label="at random", **_CHANCE)
         axes.set(xlabel="share of queries kept", ylabel="failures among those kept", ylim=(0, None))
         _percents(axes.xaxis)
         _percents(axes.yaxis)
-        axes.legend(loc="best", fontsize=9.5)
+        axes.legend(loc="best", fontsize=10)
 
     found = _listed(
         f"{name} {percent(float(curve.risk_at(0.3)), 0)}" for name, curve in curves.items()
@@ -136,7 +138,7 @@ def sweep_plot(sweep: Sequence[SweepRow], chosen: Sequence[ReadPoint]) -> Markup
         if row.auroc is not None:
             best[row.read_point] = max(row.auroc, best.get(row.read_point, 0.0))
     layers = sorted({point.layer for point in best})
-    poolings = sorted({point.pooling for point in best})
+    poolings: list[Pooling] = sorted({point.pooling for point in best})
     grid = np.array([[best.get(ReadPoint(x, y), np.nan) for x in layers] for y in poolings])
     writes = len(layers) <= _MOST_WRITTEN
 
@@ -163,8 +165,10 @@ def sweep_plot(sweep: Sequence[SweepRow], chosen: Sequence[ReadPoint]) -> Markup
         axes.set_yticks(np.arange(len(poolings)) + 0.5, poolings)
         axes.tick_params(length=0)
         axes.set(xlabel="layer (decoder blocks count from 0)")
-        bar = figure.colorbar(mesh, ax=axes, label="AUROC", pad=0.01, fraction=0.03)
+        bar = figure.colorbar(mesh, ax=axes, label="AUROC", pad=0.02, fraction=0.03)
         bar.outline.set_visible(False)
+        # An image inside, as it is by default, would be one more thing to load.
+        bar.solids.set_rasterized(False)
 
     top = max(best, key=lambda point: best[point])
     label = (
@@ -173,7 +177,7 @@ def sweep_plot(sweep: Sequence[SweepRow], chosen: Sequence[ReadPoint]) -> Markup
     )
     if chosen:
         label += f"; chosen: {'; '.join(map(str, chosen))}"
-    return svg(draw, f"{label}.", (max(5.6, 1.2 + 0.42 * len(layers)), 0.9 + 0.55 * len(poolings)))
+    return svg(draw, f"{label}.", (max(WIDTH, 1.8 + 0.45 * len(layers)), 1.0 + 0.5 * len(poolings)))
 
 
 def learning_plot(routers: Sequence[RouterLearning]) -> Markup:
@@ -195,7 +199,7 @@ def learning_plot(routers: Sequence[RouterLearning]) -> Markup:
             ends.append((labels[-1], values[-1], found.router, style["color"]))
         axes.set_xscale("log")
         ticks = sorted({point.labels for found in routers for point in found.points})
-        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=9.5)
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=10)
         axes.minorticks_off()
         axes.set(xlabel="labelled training queries", ylabel="AUROC on the test queries")
         _name_ends(axes, ends)
@@ -216,7 +220,9 @@ def slices_plot(slices: Sequence[Slice], names: Sequence[str]) -> Markup:
         axes = figure.add_subplot()
         ends: list[tuple[float, float, str, str]] = []
         for place, (name, style) in enumerate(zip(names, _styles(), strict=False)):
-            found = [(x, of) for x, s in enumerate(slices) if (of := s.auroc[name]).value is not None]
+            found = [
+                (x, of) for x, s in enumerate(slices) if (of := s.auroc[name]).value is not None
+            ]
             # Beside one another, so that intervals do not hide each other.
             xs = [x + 0.05 * (place - (len(names) - 1) / 2) for x, _ in found]
             for x, (_, of) in zip(xs, found, strict=True):
@@ -226,7 +232,7 @@ def slices_plot(slices: Sequence[Slice], names: Sequence[str]) -> Markup:
             if found:
                 ends.append((xs[-1], float(found[-1][1].value or 0), name, style["color"]))
         axes.axhline(0.5, **_CHANCE)
-        axes.set_xticks(range(len(slices)), [s.name for s in slices])
+        axes.set_xticks(range(len(slices)), [_short(s.name) for s in slices])
         axes.set(ylabel="AUROC")
         axes.grid(visible=False, axis="x")
         _name_ends(axes, ends)
@@ -266,7 +272,7 @@ def forest_plot(
             )  # fmt: skip
         if centre is not None:
             axes.axvline(centre, **_CHANCE)
-        axes.set_yticks(np.arange(len(rows)), [row[0] for row in reversed(rows)])
+        axes.set_yticks(np.arange(len(rows)), [_short(row[0]) for row in reversed(rows)])
         axes.set(xlabel=xlabel, ylim=(-0.6, len(rows) - 0.4))
         axes.margins(x=0.12)
         axes.grid(visible=False, axis="y")
@@ -274,26 +280,33 @@ def forest_plot(
             _percents(axes.xaxis)
             axes.set_xlim(left=0)
 
-    return svg(draw, finding, (5.6, max(2.0, 0.9 + 0.28 * len(rows))))
+    return svg(draw, finding, (WIDTH, max(2.0, 0.9 + 0.29 * len(rows))))
 
 
 def _styles() -> Any:
-    return ({"color": colour, "ls": dash} for colour, dash in cycle(zip(PALETTE, DASHES, strict=True)))
+    return (
+        {"color": colour, "ls": dash} for colour, dash in cycle(zip(PALETTE, DASHES, strict=True))
+    )
 
 
 def _percents(axis: Any) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\N{NARROW NO-BREAK SPACE}%"))
 
 
 def _ends(axes: Any, weak: tuple[float, float], strong: tuple[float, float]) -> None:
     """Both ends of every curve, by name."""
-    for (x, y), name, align, to in ((weak, "weak", "left", 1), (strong, "strong", "right", -1)):
+    y_weak, y_strong = weak[1], strong[1]
+    for (x, y), text, place in (
+        (weak, f"weak {percent(y_weak, 0)}", (6, -10)),
+        # Beside the picture: the curves and the oracle's come from all other sides.
+        (strong, f"strong\n{percent(y_strong, 0)}", (22, 0)),
+    ):
         axes.plot([x], [y], "s", color=INK, ms=6, zorder=5, clip_on=False)
         axes.annotate(
-            f"{name} {percent(y, 0)}", (x, y), xytext=(6 * to, -9 if to > 0 else 11),
-            textcoords="offset points", ha=align, va="center", fontsize=9.5,
+            text, (x, y), xytext=place, textcoords="offset points", va="center", fontsize=10,
+            annotation_clip=False,
         )  # fmt: skip
 
 
@@ -306,9 +319,14 @@ def _name_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None
     right = max(x for x, _, _, _ in ends)
     for (_, _, name, colour), place in zip(ends, places, strict=True):
         axes.annotate(
-            name, (right, place), xytext=(10, 0), textcoords="offset points", color=colour,
+            _short(name), (right, place), xytext=(10, 0), textcoords="offset points", color=colour,
             va="center", fontsize=10, fontweight="bold", annotation_clip=False,
         )  # fmt: skip
+
+
+def _short(name: str) -> str:
+    """As much of a name as leaves room for what is drawn beside it."""
+    return clipped(name, _LONGEST_NAME)
 
 
 def _or(value: float | None, other: float | None) -> float:

@@ -56,19 +56,14 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        name: getattr(_words, name)
-        for name in (
-            "between",
-            "clipped",
-            "dollars",
-            "dollars_between",
-            "number",
-            "percent",
-            "percent_between",
-            "signed",
-        )
+    filters: dict[str, Any] = {
+        "between": _words.between,
+        "clipped": _words.clipped,
+        "number": _words.number,
+        "percent": _words.percent,
+        "percent_between": _words.percent_between,
     }
+    environment.filters.update(filters)
     router = evaluation.fitted.get("probe")
     probe = router if isinstance(router, FittedProbeRouter) else None
     selection = probe.selection if probe else None
@@ -157,11 +152,13 @@ def _ranked(evaluation: Evaluation) -> list[RouterResult]:
 
 
 def _shown(evaluation: Evaluation) -> list[RouterResult]:
-    """The routers drawn: those of every drawing, and the best of all where it is another."""
+    """The routers drawn: those of every drawing, the best other on the prefill, the best of all."""
     names = list(shown_curves(evaluation))
     if not names:
         names = [name for name in ("probe", evaluation.best_baseline, "embedding") if name]
-    names += [router.name for router in _ranked(evaluation) if router.sees != "answer"][:1]
+    ranked = _ranked(evaluation)
+    names += [of.name for of in ranked if of.sees == "prefill" and of.name != "probe"][:1]
+    names += [of.name for of in ranked if of.sees != "answer"][:1]
     return [found for name in dict.fromkeys(names) if (found := evaluation.router(name))]
 
 

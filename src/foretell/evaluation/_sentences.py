@@ -9,7 +9,7 @@ from foretell.calibration import CalibrationKind
 from foretell.evaluation._controls import Controls
 from foretell.evaluation._guarantees import GuaranteeRow
 from foretell.evaluation._learning_curve import LearningCurve, RouterLearning
-from foretell.evaluation._words import number, percent, signed
+from foretell.evaluation._words import number, percent
 from foretell.probes import KindRow
 
 CALIBRATIONS: Final[dict[CalibrationKind, str]] = {
@@ -80,14 +80,14 @@ def held(row: GuaranteeRow) -> str:
     """Whether the goal held on the test queries, and how clearly."""
     if row.held is None:
         return "undefined: no test query has outcomes of both models"
-    by = signed(row.margin.value)
     if not row.guaranteed:
         return "yes, as everything is escalated"
+    by = f"{100 * abs(row.margin.value or 0.0):.1f} points"
     if row.held:
-        return f"yes, by {by}"
+        return f"yes, with {by} to spare"
     if row.margin.high is not None and row.margin.high >= 0:
-        return f"no, by {by}, which may be chance"
-    return f"no, by {by}"
+        return f"no, {by} are missing, which may be chance"
+    return f"no, {by} are missing"
 
 
 def shuffled(controls: Controls) -> str:
@@ -114,8 +114,8 @@ def near_duplicates(controls: Controls, test_size: int) -> str:
     count = controls.near_duplicates
     share = percent(count / test_size) if test_size else "undefined"
     return (
-        f"{count} of {test_size} test queries ({share}) read nearly like one in training. No query "
-        "and no group of queries is in both sets."
+        f"{count:,} of {test_size:,} test queries ({share}) read nearly like one in training. No "
+        "query and no group of queries is in both sets."
     )
 
 

@@ -14,7 +14,13 @@ from foretell.errors import InputError
 PALETTE: Final = ("#2f7be0", "#e0660b", "#a855f7", "#0f9488", "#d6407f")
 """Line colours that read on white and on near-black, and stay apart for colour-blind readers."""
 
-DASHES: Final[tuple[Any, ...]] = ("-", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1)), (0, (8, 2)))
+DASHES: Final[tuple[Any, ...]] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (5, 1.5, 1, 1.5)),
+    (0, (1, 1)),
+    (0, (8, 2)),
+)
 """As many kinds of line, for whoever sees no colours at all."""
 
 INK: Final = "#0b0c0d"
@@ -24,7 +30,7 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "sans-serif",
-    "font.size": 11,
+    "font.size": 12,
     "text.color": INK,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -43,8 +49,17 @@ _STYLE: dict[Any, Any] = {
 
 Size = tuple[float, float]
 
+WIDTH: Final = 5.2
+"""Inches of a picture that a phone shows whole; a wider one scrolls in its own container."""
 
-def svg(draw: Callable[[Any], None], label: str, size: Size = (5.6, 4.0)) -> Markup:
+_PIXELS: Final = 100
+"""A picture's greatest width on the page, for each of its inches: letters like the text's."""
+
+_FEWEST_PIXELS: Final = 62
+"""The same for the least width of a picture that scrolls."""
+
+
+def svg(draw: Callable[[Any], None], label: str, size: Size = (WIDTH, 3.8)) -> Markup:
     """What ``draw`` puts on a figure of ``size`` inches; ``label`` says it in words.
 
     Labels tell pictures of a page apart, so each needs its own.
@@ -72,7 +87,12 @@ def svg(draw: Callable[[Any], None], label: str, size: Size = (5.6, 4.0)) -> Mar
     # Several pictures share a page: ids that nothing refers to would only collide.
     referred = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
     text = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in referred else "", text)
-    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1))  # noqa: S704 - matplotlib escapes the names that it draws
+    least = size[0] * _FEWEST_PIXELS if size[0] > WIDTH else 0
+    opening = (
+        f'<svg role="img" aria-label="{escape(label)}" '
+        f'style="max-width:{size[0] * _PIXELS:.0f}px;min-width:{least:.0f}px" '
+    )
+    return Markup(text.replace("<svg ", opening, 1))  # noqa: S704 - matplotlib escapes the names that it draws
 
 
 def spread(places: list[float], gap: float) -> list[float]:
@@ -86,9 +106,10 @@ def spread(places: list[float], gap: float) -> list[float]:
     for i in order:
         blocks.append([i])
         centre.append(places[i])
-        while len(blocks) > 1 and centre[-1] - centre[-2] < gap * (
-            len(blocks[-1]) + len(blocks[-2])
-        ) / 2:
+        while (
+            len(blocks) > 1
+            and centre[-1] - centre[-2] < gap * (len(blocks[-1]) + len(blocks[-2])) / 2
+        ):
             last = blocks.pop()
             centre.pop()
             blocks[-1] += last

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from foretell.evaluation._evaluation import Difference, Evaluation, GapClosed, RouterResult
 from foretell.evaluation._intervals import Interval
 from foretell.evaluation._metric_columns import why_undefined
-from foretell.evaluation._words import number, percent, signed
+from foretell.evaluation._words import UNDEFINED, number, percent, signed, spoken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ def verdict(evaluation: Evaluation) -> Verdict:
         (row for row in evaluation.differences if row.against == evaluation.best_baseline), None
     )
     return Verdict(
-        headline=_headline(probe, against),
+        headline=_headline(evaluation, probe, against),
         sentences=(
             _ranking(evaluation, probe, against),
             _saving(evaluation, evaluation.gap_closed["saving"]),
@@ -38,22 +38,35 @@ def verdict(evaluation: Evaluation) -> Verdict:
     )
 
 
-def _headline(probe: RouterResult, against: Difference | None) -> str:
+def _headline(evaluation: Evaluation, probe: RouterResult, against: Difference | None) -> str:
     if probe.auroc.value is None:
         return "These queries cannot tell whether the probe works"
     if against is None or against.auroc.value is None:
         return "The probe has no baseline to be compared with"
     match _sign(against.auroc):
         case 1:
-            return "The probe tells more than the query's text does"
+            ranks = "The probe tells more than the query's text does"
         case -1:
-            return f"{against.against} wins: the probe tells less than the query's text does"
+            ranks = f"{spoken(against.against)} wins: the probe tells less than the query's text"
         case _:
-            return f"The probe is not clearly better than {against.against}"
+            ranks = f"The probe is not clearly better than {spoken(against.against)}"
+    return ranks + _what_that_saves(evaluation.gap_closed["saving"])
+
+
+def _what_that_saves(gap: GapClosed) -> str:
+    if gap.simple is None or gap.share.value is None:
+        return ""
+    match _sign(gap.share):
+        case 1:
+            return f", and saves more at equal quality than {spoken(gap.simple)}"
+        case -1:
+            return f", and saves less at equal quality than {spoken(gap.simple)}"
+        case _:
+            return f"; at equal quality it may save no more than {spoken(gap.simple)}"
 
 
 def _ranking(evaluation: Evaluation, probe: RouterResult, against: Difference | None) -> str:
-    n, rate = evaluation.test_size, percent(evaluation.base_rate, 0)
+    n, rate = f"{evaluation.test_size:,}", percent(evaluation.base_rate, 0)
     if probe.auroc.value is None:
         return (
             f"On {n} test queries the AUROC of the probe is undefined: {why_undefined(evaluation)}."
@@ -64,30 +77,33 @@ def _ranking(evaluation: Evaluation, probe: RouterResult, against: Difference | 
     )
     if against is not None:
         baseline = evaluation.router(against.against)
-        of_baseline = number(baseline.auroc.value, 2) if baseline else "undefined"
+        of_baseline = number(baseline.auroc.value, 2) if baseline else UNDEFINED
         text += (
-            f" The best baseline that sees the query alone, {against.against}, has {of_baseline}: "
-            f"a difference of {_signed_with_interval(against.auroc)}, {_STANDS[_sign(against.auroc)]}."
+            f" The best baseline that sees the query alone, {spoken(against.against)}, has "
+            f"{of_baseline}: {_difference(against)}."
         )
-    if better := _better_others(evaluation, probe):
-        text += f" {better}"
-    return text
+    return text + _same_prefill(evaluation)
 
 
-def _better_others(evaluation: Evaluation, probe: RouterResult) -> str:
-    """Routers that are ahead of the probe without being the best baseline."""
-    assert probe.auroc.value is not None  # noqa: S101 - the caller has looked
-    ahead = [
-        f"{router.name} ({number(router.auroc.value, 2)})"
+def _same_prefill(evaluation: Evaluation) -> str:
+    """The best of the other routers that read the weak model's prefill, and cost the same."""
+    rivals = {
+        router.name: router.auroc.value
         for router in evaluation.routers
-        if router.sees == "prefill"
-        and router.name != probe.name
-        and router.auroc.value is not None
-        and router.auroc.value > probe.auroc.value
-    ]
-    if not ahead:
+        if router.sees == "prefill" and router.auroc.value is not None
+    }
+    rows = [row for row in evaluation.differences if row.against in rivals]
+    if not rows:
         return ""
-    return f"From the same prefill, {' and '.join(ahead)} ranks better than the probe."
+    best = max(rows, key=lambda row: rivals[row.against])
+    return (
+        f" From the same prefill, {spoken(best.against)} has {number(rivals[best.against], 2)}: "
+        f"{_difference(best)}."
+    )
+
+
+def _difference(row: Difference) -> str:
+    return f"a difference of {_signed_with_interval(row.auroc)}, {_STANDS[_sign(row.auroc)]}"
 
 
 def _saving(evaluation: Evaluation, gap: GapClosed) -> str:
@@ -103,13 +119,14 @@ def _saving(evaluation: Evaluation, gap: GapClosed) -> str:
     )
     if gap.simple is not None:
         text += (
-            f" and the best simple router, {gap.simple}, {_percent_with_interval(gap.of_simple)}"
+            f" and the best simple router, {spoken(gap.simple)}, "
+            f"{_percent_with_interval(gap.of_simple)}"
         )
     text += f"; an oracle would save {percent(gap.of_oracle.value, 0)}."
     if gap.share.value is None:
         return f"{text} The share of the gap that the probe closes is undefined: {gap.reason}."
     closes = (
-        f" Of the gap between {gap.simple} and the oracle the probe closes "
+        f" Of the gap between {spoken(gap.simple or UNDEFINED)} and the oracle the probe closes "
         f"{_percent_with_interval(gap.share)}"
     )
     return text + closes + (", which may be nothing." if _sign(gap.share) == 0 else ".")
@@ -141,9 +158,7 @@ def _with_interval(interval: Interval) -> str:
 def _signed_with_interval(interval: Interval) -> str:
     if interval.value is None or interval.low is None:
         return signed(interval.value, 2)
-    return (
-        f"{signed(interval.value, 2)} ({signed(interval.low, 2)} to {signed(interval.high, 2)})"
-    )
+    return f"{signed(interval.value, 2)} ({signed(interval.low, 2)} to {signed(interval.high, 2)})"
 
 
 def _percent_with_interval(interval: Interval) -> str:

@@ -33,12 +33,16 @@ ROUTERS: Final = {
 }
 """By the name of a router that comes with foretell, what it goes by."""
 
-SEES: Final = {
-    "nothing": "nothing",
-    "query": "the query",
-    "prefill": "the weak model's prefill",
-    "answer": "the weak model's answer (a reference, not a router)",
+SPOKEN: Final = {
+    "tfidf": "TF-IDF",
+    "knn": "nearest neighbours",
+    "mf": "matrix factorisation",
+    "sw_ranking": "similarity-weighted ranking",
+    "text_classifier": "the text classifier",
+    "first_token_entropy": "first-token entropy",
+    "llm": "the language model asked for a difficulty",
 }
+"""Names that read badly in a sentence, and what is said instead."""
 
 PERTURBATIONS: Final = {
     "typos": "typing errors",
@@ -86,6 +90,19 @@ def percent_between(interval: Interval) -> str:
 def dollars_between(interval: Interval) -> str:
     """As ``between``, in US dollars."""
     return _between(interval, dollars)
+
+
+def spoken(name: str) -> str:
+    """A router's name in a sentence."""
+    return SPOKEN.get(name, name)
+
+
+def compact(interval: Interval, shown: Formatter) -> str:
+    """``0.78–0.84`` or ``26.2–41.1 %``, for narrow columns; "to" where a minus would confuse."""
+    text = _between(interval, shown)
+    if _MINUS in text:
+        return text
+    return text.replace(f"{_THIN}% to ", " to ").replace(" to ", "\N{EN DASH}")
 
 
 def clipped(text: str, most: int = 400) -> str:
