@@ -179,7 +179,7 @@ def _routers(train: RoutingData, *, kinds: tuple[str, ...], gain: bool = True) -
         )
     )
     if gain and np.isfinite(train.strong).sum() >= 100:
-        routers.append(GainRouter(kinds=("linear",)))
+        routers.append(GainRouter(kinds=("linear", "fusion")))
     return routers
 
 

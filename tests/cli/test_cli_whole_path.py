@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from toy_project import CONFIG, changed, foretell, write_config
+from toy_project import CONFIG, changed, foretell, refused, write_config
 
 ROUTERS = {"probe", "embedding", "tfidf", "length", "keyword", "domain", "random"}
 
@@ -66,6 +66,53 @@ def test_evaluate_writes_a_report_that_needs_no_network(finished_project):
     page = (finished_project[0] / "toy.html").read_text(encoding="utf-8")
     assert "foretell" in page
     assert 'src="http' not in page
+
+
+def test_evaluate_tries_promises_gate_and_fewer_labels_on_the_test_queries(printed):
+    evaluated = printed["evaluate"]
+    assert [row["quality"] for row in evaluated["guarantees"]] == [0.9, 0.95, 1.0]
+    assert all(row["promise"] for row in evaluated["guarantees"])
+    assert 0 <= evaluated["gate"]["own"]["value"] <= 1
+    learnt = evaluated["learning_curve"]["routers"]
+    assert set(learnt) == {"probe", "tfidf", "embedding"}
+    assert [point["labels"] for point in learnt["probe"]["points"]][-1] == 120
+
+
+def test_train_tells_which_kind_won_and_what_stands_beside_it(printed):
+    trained = printed["train"]
+    assert trained["kind"] in {"linear", "several", "mix", "fusion"}
+    assert trained["read_points"][-1] == trained["read_point"]
+    assert trained["calibration"] in {"platt", "temperature", "beta", "isotonic"}
+    assert 0 <= trained["gate"]["value"] <= 1
+    assert set(trained["heads"]) == {"strong", "tokens", "reasons"}
+
+
+def test_train_fits_the_kinds_that_are_asked_for(project):
+    words = "train --domain toy --no-nested --kind linear --json"
+    assert foretell(project, words).json()["kind"] == "linear"
+    refused(foretell(project, "train --domain toy --kind cubic"), "cubic", "linear")
+
+
+def test_evaluate_compares_the_routers_that_are_asked_for_and_attacks_the_probe(project):
+    words = (
+        "evaluate --domain toy --router tfidf --router cascade --no-learning-curve "
+        "--robustness 12 --json"
+    )
+    evaluated = foretell(project, words).json()
+    assert set(evaluated["auroc"]) == {"probe", "tfidf", "cascade"}
+    assert evaluated["learning_curve"] is None
+    assert {"typos", "upper", "whitespace", "confounder"} <= set(evaluated["robustness"])
+    assert evaluated["robustness"]["typos"]["flipped"]["n"] == 12
+    assert evaluated["confounder"]["text"]
+
+
+def test_evaluate_refuses_what_it_cannot_compare(project):
+    refused(foretell(project, "evaluate --domain toy --router astrology"), "astrology", "tfidf")
+    refused(foretell(project, "evaluate --domain toy --router tfidf --ask judge"), "judge", "small")
+    # The toy model cannot even read the question.
+    refused(foretell(project, "evaluate --domain toy --router tfidf --ask small"), "context")
+    words = "evaluate --domain toy --router tfidf --no-learning-curve --robustness 60"
+    refused(foretell(project, words), "robustness", "72", "60")
 
 
 def test_route_explains_one_decision(project):

@@ -103,9 +103,12 @@ def bar_for(goal: Goal, held_out: HeldOut) -> Bar:
         by(p_success, confidence, _CHANCES),
         by(p_success - p_strong, confidence, _GAINS),
     )
-    if gain.guaranteed and gain.strong_share < success.strong_share:
-        return _bar_on_gain(gain.keep_at, gain.reason)
-    return Bar(keep_at=success.keep_at, reason=success.reason)
+    chosen = gain if gain.guaranteed and gain.strong_share < success.strong_share else success
+    # Two tests at half of the error each are one promise at the confidence that was asked for.
+    reason = chosen.reason.replace(f"confidence {confidence:g}", f"confidence {goal.confidence:g}")
+    if chosen is gain:
+        return _bar_on_gain(gain.keep_at, f"{reason}, by what a strong call gains")
+    return Bar(keep_at=success.keep_at, reason=reason)
 
 
 def _bar_for_share(share: float, held_out: HeldOut) -> Bar:
