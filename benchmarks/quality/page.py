@@ -34,10 +34,11 @@ _ORDER = (
     "qwen-0.5b/snips_field",
     "qwen-0.5b/snips_intent",
     "qwen-0.5b/svamp",
+    "qwen-0.5b/svamp (cross)",
     "smollm2-135m/geo",
     "smollm2-135m/snips_field",
     "smollm2-135m/snips_intent",
-    "qwen-1.5b/gsm8k",
+    "qwen-1.5b/gsm8k (cross)",
     "qwen-0.5b/mixture",
 )
 

@@ -6,7 +6,7 @@ success less the strong one's, from one and the same prefill.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -25,7 +25,7 @@ GainBy = Literal["weak", "difference", "direct"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FittedGainRouter:
-    """Scores by what won on held-out queries, see ``by``; the chance is that of ``weak``.
+    """Scores by what clearly won on held-out queries, see ``by``; the chance is that of ``weak``.
 
     ``difference`` is the chance by ``weak`` less the chance by ``strong``, ``direct`` a probe of
     the difference itself, ``weak`` the weak model's chance alone. ``held_out_area`` is what each
@@ -110,13 +110,16 @@ class GainRouter:
             # A difference from -1 to 1 as a rate: the weak model's share of the two's success.
             for outcomes in (paired.strong, (1 + paired.weak - paired.strong) / 2)
         )
-        areas = _held_out_areas(paired, weak, strong, direct)
+        orders = _held_out_orders(weak, strong, direct)
+        gains, weights = paired.strong - paired.weak, paired.row_weights()
         return FittedGainRouter(
-            by=max(areas, key=areas.__getitem__),
+            by=_clearly_best(orders, gains, weights),
             weak=weak.probe,
             strong=strong.probe,
             direct=direct.probe,
-            held_out_area=areas,
+            held_out_area={
+                by: recovered_gain(scores, gains, weights) for by, scores in orders.items()
+            },
             name=self.name,
         )
 
@@ -127,24 +130,36 @@ def recovered_gain(scores: Floats, gains: Floats, weights: Floats) -> float:
     The area between the cost-quality curve and always-weak, in units of success: APGR before it is
     divided by the gap. ``gains`` are strong less weak; equal scores are escalated together.
     """
+    return float(weights * gains @ _share_after(scores, weights) / weights.sum())
+
+
+def _share_after(scores: Floats, weights: Floats) -> Floats:
+    """Of each query, the strong-call shares at which it is escalated: 1 less those before it."""
     levels, level = np.unique(scores, return_inverse=True)
     mass = np.bincount(level, weights, minlength=len(levels))
-    # A query escalated after a share s of the others is in the strong model's hands for 1 - s.
-    share_before = (np.cumsum(mass) - mass / 2) / mass.sum()
-    return float(weights * gains @ (1 - share_before[level]) / weights.sum())
+    return (1 - (np.cumsum(mass) - mass / 2) / mass.sum())[level]
 
 
-def _held_out_areas(
-    paired: RoutingData, weak: Selection, strong: Selection, direct: Selection
-) -> dict[GainBy, float]:
-    """What each order wins back, each query scored by probes that have not seen its group."""
+def _clearly_best(orders: Mapping[GainBy, Floats], gains: Floats, weights: Floats) -> GainBy:
+    """The order that wins back most, but ``weak`` unless that is by more than a standard error.
+
+    The error is that of the mean of what each query wins under one order less under the other.
+    With some hundred outcomes of the strong model a gain is mostly noise, and ``weak`` has more to
+    go by.
+    """
+    best = max(orders, key=lambda by: recovered_gain(orders[by], gains, weights))
+    ahead = gains * (_share_after(orders[best], weights) - _share_after(orders["weak"], weights))
+    mean = float(np.average(ahead, weights=weights))
+    variance = float(np.average((ahead - mean) ** 2, weights=weights))
+    return best if mean > np.sqrt(variance / len(ahead)) else "weak"
+
+
+def _held_out_orders(weak: Selection, strong: Selection, direct: Selection) -> dict[GainBy, Floats]:
+    """The scores of each order, each query's by probes that have not seen its group."""
     row_of = {id_: row for row, id_ in enumerate(weak.ids)}
-    rows = np.array([row_of[id_] for id_ in strong.ids])
-    p_weak = weak.p_success[rows]
-    orders: dict[GainBy, Floats] = {
+    p_weak = weak.p_success[[row_of[id_] for id_ in strong.ids]]
+    return {
         "weak": p_weak,
         "difference": p_weak - strong.p_success,
         "direct": direct.scores,
     }
-    gains, weights = paired.strong - paired.weak, paired.row_weights()
-    return {by: recovered_gain(scores, gains, weights) for by, scores in orders.items()}
