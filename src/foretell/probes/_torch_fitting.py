@@ -5,6 +5,10 @@ members as their first axis. Each member holds out another fold of groups, and e
 it foretold that fold best.
 """
 
+# The types are checked where torch is installed; it is large, so the everyday environment lacks it.
+# pyright: reportMissingImports=false, reportUntypedBaseClass=false
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections.abc import Generator

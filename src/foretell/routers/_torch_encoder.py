@@ -4,6 +4,10 @@
 learn, with BERT's dropout. What it has learnt goes back to NumPy as arrays of the same names.
 """
 
+# The types are checked where torch is installed; it is large, so the everyday environment lacks it.
+# pyright: reportMissingImports=false, reportUntypedBaseClass=false
+# pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
