@@ -7,7 +7,7 @@ CACHE := $(or $(FORETELL_CACHE),$(CURDIR)/.cache/foretell)
 TORCH := torch==2.13.0
 ARGS ?=
 
-.PHONY: help demo test test-torch check format lock clean
+.PHONY: help demo test test-slow test-torch check format lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -16,8 +16,11 @@ demo: $(VENV)/.demo ## set up, then show the whole idea on a real model (ARGS="-
 	$(BIN)/foretell demo $(ARGS)
 
 test: $(VENV)/.dev ## set up, then the everyday suite with coverage, on the installed package
-	FORETELL_CACHE=$(CACHE) $(BIN)/coverage run -m pytest -m "not torch" $(ARGS)
+	FORETELL_CACHE=$(CACHE) $(BIN)/coverage run -m pytest -m "not torch and not slow" $(ARGS)
 	$(BIN)/coverage report
+
+test-slow: $(VENV)/.dev ## the demo on the real model, and every block of the README
+	FORETELL_CACHE=$(CACHE) $(BIN)/python -m pytest -m slow $(ARGS)
 
 test-torch: $(VENV)/.torch ## set up with torch (large), then the tests that fit with it
 	FORETELL_CACHE=$(CACHE) $(BIN)/python -m pytest -m torch $(ARGS)

@@ -83,7 +83,9 @@ def main() -> None:
         started = time.perf_counter()
         weak, domain = name.split("/")
         result = (
-            _mixture(place, weak) if domain == "mixture" else _one(place, weak, domain, arguments)
+            _mixture(place, weak, tuple(arguments.kinds))
+            if domain == "mixture"
+            else _one(place, weak, domain, arguments)
         )
         result |= {
             "set": shown,

@@ -18,7 +18,7 @@ from foretell.prefill import resolve_weights
 from loopback_api import LoopbackApi, loopback_api
 from toy_project import CONFIG, Finished, changed, foretell, interrupted, refused, write_config
 
-pytestmark = pytest.mark.real_model
+pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 
 TRAIN, TEST, LIVE = 50, 50, 5
 ROUTERS = {"probe", "embedding", "tfidf", "length", "keyword", "domain", "random"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from foretell import Decision, Foretell, Reply, Sampling
-from foretell.errors import ConfigError, EngineClosedError, ProbeMismatchError
+from foretell.errors import ConfigError, EngineClosedError, InputError, ProbeMismatchError
 from foretell.prefill.engines.tiny import TinyEngine
 from foretell.runtime import newest_probe
 from toy_project import CONFIG, changed, foretell, write_config, write_project
@@ -202,7 +202,12 @@ def test_what_the_text_would_keep_is_declined_when_it_does_not_fit(project):
     assert decisions == [reply.decision]
 
 
-def test_a_router_that_needs_the_answer_cannot_route(project):
-    write_config(project, changed(CONFIG, routes__auto__router="llm"))
-    with Foretell.from_config("foretell.yaml") as ft, pytest.raises(ConfigError, match="'llm'"):
+@pytest.mark.parametrize(("classifier", "said"), [(None, "context"), ("large", "recording")])
+def test_the_router_llm_asks_the_weak_model_unless_another_is_named(project, classifier, said):
+    settings = {"routes__auto__router": "llm"}
+    if classifier is not None:
+        settings["routes__auto__classifier"] = classifier
+    write_config(project, changed(CONFIG, **settings))
+    # Neither toy can answer such a question, and each says so in its own words.
+    with Foretell.from_config("foretell.yaml") as ft, pytest.raises(InputError, match=said):
         ft.route(NORTH)
