@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,11 +19,11 @@ from foretell.records import ReadPoint, RoutingData
 from foretell.runtime import answering_key, collect, observer_of_model, open_model
 from foretell.store import Store
 
-PRICES = {
-    # USD per million tokens (input, output): what such models cost from a provider, the demo's too.
-    "weak": (0.02, 0.08),
-    "strong": (2.5, 10.0),
-}
+
+def shown_command(words: Sequence[str], arguments: Namespace) -> str:
+    """The command for others to repeat: folders of this machine by what they hold."""
+    held = {str(getattr(arguments, n)): n.upper() for n in ("data", "models") if n in arguments}
+    return shlex.join(["python", *(held.get(word, word) for word in words)])
 
 
 @dataclass(frozen=True, slots=True)

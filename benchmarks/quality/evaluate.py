@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import time
 from dataclasses import asdict, replace
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _data import Place, join_strong, load, splits
+from _data import Place, join_strong, load, shown_command, splits
 
 from foretell.calibration import expected_calibration_error
 from foretell.evaluation import (
@@ -89,7 +88,7 @@ def main() -> None:
         )
         result |= {
             "set": shown,
-            "command": shlex.join(["python", *sys.argv]),
+            "command": shown_command(sys.argv, arguments),
             "machine": describe_machine(),
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "seconds": round(time.perf_counter() - started),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import time
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _data import Place, load, splits
+from _data import Place, load, shown_command, splits
 from _domains import load_domain
 
 from foretell.config import LlamacppModel
@@ -51,7 +50,7 @@ def main() -> None:
     for name in arguments.sets:
         sets[name], strings[name] = _measure(place, name, arguments)
     result = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shown_command(sys.argv, arguments),
         "machine": describe_machine(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "seconds": round(time.perf_counter() - started),
