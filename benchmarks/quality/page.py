@@ -69,6 +69,7 @@ def main() -> None:
             _transfer_table(results),
             _controls_table(results),
             _robustness_table(arguments.results),
+            _llm_table(arguments.results),
             _reading(arguments.results),
         ]
     )
@@ -429,6 +430,27 @@ def _robustness_table(folder: Path) -> str:
             + " |"
             for kind in kinds
         ]
+    return "\n".join(lines)
+
+
+def _llm_table(folder: Path) -> str:
+    results = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("llm-*.json"))]
+    if not results:
+        return ""
+    lines = [
+        "## LLM as classifier",
+        "",
+        f"`{results[-1]['command']}`: a model is asked for the difficulty of each query from 1 to 10, then calibrated on labelled queries it was asked about. One call a query, so it is tried on part of the test queries.",
+        "",
+        "| asked | set | test queries | AUROC | replies without a number | seconds a call |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {result['asked']} | {name} | {row['auroc']['n']} | {_cell(row['auroc'])} | "
+        f"{row['counts']['unparsable']} | {row['seconds_per_call']:.2f} |"
+        for result in results
+        for name, row in result["sets"].items()
+    ]
     return "\n".join(lines)
 
 
