@@ -135,7 +135,9 @@ def test_the_demo_leaves_a_project_that_the_other_verbs_take(demo):
     words = f"{question} {config} --messages before.json --json"
     decision = foretell(folder, f"route {words}").json()
     assert decision["router"] == "probe geo@1"
-    assert 0 < decision["p_success"] < 1
+    # Without the beginning of its answer the question has another form than those in training: the
+    # chance may be anything, and it is for the gate to say so.
+    assert 0 <= decision["p_success"] <= 1
     assert foretell(folder, f"doctor {config} --json").json()["ok"] is True
 
 
