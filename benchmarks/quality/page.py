@@ -97,7 +97,7 @@ Made by `benchmarks/quality/page.py` from `benchmarks/quality/results/*.json`; e
 (collecting takes hours on two cores, and goes on where it was interrupted). `DATA` holds SNIPS (CC0-1.0), SVAMP (MIT) and GSM8K (MIT) as JSON lines. Machine: {described}. Date: {any_result["date"]}.
 
 A set is a weak model and a domain; the strong model is Qwen2.5-Coder-1.5B, but for GSM8K, where it is the one that is probed. Training and test queries share no group (a request with its
-values taken out, a word problem with its numbers taken out). Everything that is chosen (read point, kind of probe, regularisation, calibration, bars) is chosen on training queries. Intervals are 95 %
+values taken out, a word problem with its numbers taken out). Everything that is chosen (read point, kind of probe, regularisation, calibration, bars) is chosen on training queries (exceptions at the end). Intervals are 95 %
 bootstraps over groups. **Trivial signals stand beside every claim; where one of them wins, it is set in bold like any other winner.**
 
 | set | training | test | weak right | strong right | fits |
