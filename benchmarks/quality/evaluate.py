@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -159,8 +159,8 @@ def _mixture(place: Place, weak: str, kinds: tuple[str, ...]) -> dict[str, Any]:
     selection = evaluation.fitted["probe"].selection
     points = tuple({row.read_point for row in _best_rows(selection, 3)})
     transfer = leave_one_domain_out(
-        _only(train, *points),
-        _only(test, *points),
+        train.read_at(*points),
+        test.read_at(*points),
         [
             ProbeRouter(kinds=("linear",), read_points=points),
             make_router("tfidf"),
@@ -192,12 +192,6 @@ def _routers(train: RoutingData, *, kinds: tuple[str, ...], gain: bool = True) -
 def _late_points(data: RoutingData) -> list[ReadPoint]:
     """The last layer: named before any look, where a sweep in every fold is not affordable."""
     return sorted(point for point in data.activations if point.pooling == "last")[-1:]
-
-
-def _only(data: RoutingData, *points: ReadPoint) -> RoutingData:
-    return replace(
-        data, activations={point: data.activations[point] for point in points}, sequences={}
-    )
 
 
 def _best_rows(selection: Selection, count: int) -> list[Any]:

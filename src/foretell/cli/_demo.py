@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -331,9 +331,7 @@ def _train_and_compare(plan: _Plan, answered: _Answered, say: Say) -> tuple[Eval
     router = ProbeRouter(fitted=FittedProbeRouter(probe=selection.probe, selection=selection))
     # The other read points have done their part; every router would carry copies of them along.
     point = selection.chosen.read_point
-    train, test = (
-        replace(data, activations={point: data.activations[point]}) for data in (train, test)
-    )
+    train, test = train.read_at(point), test.read_at(point)
     with tracking("comparing routers") as progress:
         evaluation = evaluate_routers(
             train,

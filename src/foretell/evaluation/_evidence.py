@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -20,7 +19,7 @@ from foretell.evaluation._oracle import oracle_curve
 from foretell.evaluation._robustness import RobustnessRow, robustness
 from foretell.evaluation._scoring import Score
 from foretell.probes import Selection, fit_heads, spare_one_core
-from foretell.records import Query, ReadPoint, RoutingData
+from foretell.records import Query, RoutingData
 from foretell.routers import FittedProbeRouter, ProbeRouter, make_router
 from foretell.runtime import fit_gate_of, held_out_of, pooled_points
 
@@ -149,9 +148,6 @@ def _learning(
         ProbeRouter(kinds=("linear",), read_points=(point,)),
         *(make_router(name) for name in _LEARNERS),
     ]
-    return learning_curve(_only(train, point), _only(test, point), routers, rng, progress=progress)
-
-
-def _only(data: RoutingData, point: ReadPoint) -> RoutingData:
-    """The data without the activations that nobody will read: subsets copy the others."""
-    return replace(data, activations={point: data.activations[point]}, sequences={})
+    return learning_curve(
+        train.read_at(point), test.read_at(point), routers, rng, progress=progress
+    )

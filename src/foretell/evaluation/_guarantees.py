@@ -9,14 +9,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from foretell.calibration import keep_at_for_quality
 from foretell.config import QualityGoal
 from foretell.errors import InputError
 from foretell.evaluation._intervals import Floats, Interval, Resamples, interval
 from foretell.evaluation._statistics import mean_of
 from foretell.probes import HeldOut
 from foretell.records import RoutingData
-from foretell.runtime import Bar, bar_for
+from foretell.runtime import bar_for
 
 QUALITIES: Final = (0.9, 0.95, 1.0)
 _CONFIDENCE: Final = 0.9
@@ -118,7 +117,6 @@ def _row(
         return interval(mean_of(values), resamples, rows)
 
     bar = bar_for(goal, held_out)
-    guaranteed = _keeps_some(bar)
     kept = bar.keeps(unseen)
     routed = np.where(kept, unseen.weak, unseen.strong)
     margin = mean(routed - goal.quality * unseen.strong)
@@ -127,8 +125,8 @@ def _row(
         confidence=goal.confidence,
         keep_at=bar.keep_at,
         by_gain=bar.least_gain is not None,
-        guaranteed=guaranteed,
-        labels_needed=None if guaranteed else _labels_needed(goal, held_out),
+        guaranteed=bar.guaranteed,
+        labels_needed=bar.labels_needed,
         promise=bar.reason,
         strong_share=mean((~kept).astype(np.float64)),
         routed_accuracy=mean(routed),
@@ -137,22 +135,3 @@ def _row(
         # Means of the same numbers in another order differ in the last digits.
         held=None if margin.value is None else margin.value >= -1e-12,
     )
-
-
-def _keeps_some(bar: Bar) -> bool:
-    """Whether the bar is one that a test backs: without one, everything is escalated."""
-    return bar.least_gain is not None or bar.keep_at <= 1
-
-
-def _labels_needed(goal: QualityGoal, held_out: HeldOut) -> int | None:
-    """How many would support a bar on ``p_success``, tested as ``bar_for`` does."""
-    known = np.isfinite(held_out.strong)
-    two_rules = len(held_out.p_strong) > 0 and bool(np.isfinite(held_out.p_strong[known]).all())
-    return keep_at_for_quality(
-        held_out.p_success[known],
-        held_out.weak[known],
-        held_out.strong[known],
-        goal.quality,
-        (1 + goal.confidence) / 2 if two_rules else goal.confidence,
-        groups=held_out.groups[known] if len(held_out.groups) else None,
-    ).labels_needed

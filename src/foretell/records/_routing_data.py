@@ -162,6 +162,15 @@ class RoutingData:
             },
         )
 
+    def read_at(self, *points: ReadPoint) -> RoutingData:
+        """The same queries with the pooled activations at ``points`` alone, which are not copied.
+
+        Subsets copy what they hold, so whoever takes many lets go first of what nobody will read.
+        """
+        return replace(
+            self, activations={point: self.activations[point] for point in points}, sequences={}
+        )
+
     def row_weights(self) -> NDArray[np.float64]:
         """``weights``, or ones."""
         return self.weights if len(self.weights) else np.ones(len(self))

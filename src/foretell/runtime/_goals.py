@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foretell.calibration import (
+    RiskThreshold,
     Threshold,
     keep_at_for_quality,
     keep_at_for_risk,
@@ -36,12 +37,16 @@ class Bar:
     """Keep when ``p_success >= keep_at``; ``reason`` says in a sentence where it comes from.
 
     With ``least_gain``, a query whose ``p_strong`` is foretold, too, is kept unless the strong
-    model's chance is more than that above the weak one's.
+    model's chance is more than that above the weak one's. ``guaranteed`` says that a test backs the
+    bar for new queries; where one was asked for and does not, about ``labels_needed`` labels would
+    (``None`` when not even more of the same).
     """
 
     keep_at: float
     reason: str
     least_gain: float | None = None
+    guaranteed: bool = False
+    labels_needed: int | None = None
 
     def keeps(self, held_out: HeldOut) -> NDArray[np.bool_]:
         """Which of the held-out queries the rule keeps, (n,)."""
@@ -79,7 +84,7 @@ def bar_for(goal: Goal, held_out: HeldOut) -> Bar:
     if isinstance(goal, RiskGoal):
         lost = np.maximum(strong - weak, 0.0)
         safe = keep_at_for_risk(p_success, lost, goal.risk, groups=clustered)
-        return Bar(keep_at=safe.keep_at, reason=safe.reason)
+        return _bar_on_chance(safe, safe.reason)
 
     def by(
         score: NDArray[np.float64], confidence: float, score_range: tuple[float, float]
@@ -97,7 +102,7 @@ def bar_for(goal: Goal, held_out: HeldOut) -> Bar:
     p_strong = held_out.p_strong[known] if len(held_out.p_strong) else np.empty(0)
     if not len(p_strong) or not np.isfinite(p_strong).all():
         alone = by(p_success, goal.confidence, _CHANCES)
-        return Bar(keep_at=alone.keep_at, reason=alone.reason)
+        return _bar_on_chance(alone, alone.reason)
     confidence = (1 + goal.confidence) / 2
     success, gain = (
         by(p_success, confidence, _CHANCES),
@@ -107,8 +112,9 @@ def bar_for(goal: Goal, held_out: HeldOut) -> Bar:
     # Two tests at half of the error each are one promise at the confidence that was asked for.
     reason = chosen.reason.replace(f"confidence {confidence:g}", f"confidence {goal.confidence:g}")
     if chosen is gain:
-        return _bar_on_gain(gain.keep_at, f"{reason}, by what a strong call gains")
-    return Bar(keep_at=success.keep_at, reason=reason)
+        bar = _bar_on_gain(gain.keep_at, f"{reason}, by what a strong call gains")
+        return replace(bar, guaranteed=True)
+    return _bar_on_chance(success, reason)
 
 
 def _bar_for_share(share: float, held_out: HeldOut) -> Bar:
@@ -119,6 +125,15 @@ def _bar_for_share(share: float, held_out: HeldOut) -> Bar:
         keep_at = keep_at_for_strong_share(score, share, score_range=_GAINS)
         return _bar_on_gain(keep_at, f"{reason}, those that gain most by it")
     return Bar(keep_at=keep_at_for_strong_share(held_out.p_success, share), reason=reason)
+
+
+def _bar_on_chance(chosen: Threshold | RiskThreshold, reason: str) -> Bar:
+    return Bar(
+        keep_at=chosen.keep_at,
+        reason=reason,
+        guaranteed=chosen.guaranteed,
+        labels_needed=chosen.labels_needed,
+    )
 
 
 def _bar_on_gain(keep_at: float, reason: str) -> Bar:
