@@ -126,7 +126,8 @@ def test_a_domain_may_come_from_a_header(change):
 )  # fmt: skip
 def test_each_engine_has_its_settings(change, model):
     loaded = change("models.small", model).models["small"].model_dump(mode="json")
-    assert {**model, "price": None} == loaded | {"price": None}
+    assert {**loaded, **model} == loaded
+    assert loaded.keys() == {*model, "price", "capabilities"}
 
 
 @pytest.mark.parametrize(

@@ -94,10 +94,31 @@ class Price(_Section):
 
     input: float = Field(ge=0, description="USD per million prompt tokens")
     output: float = Field(ge=0, description="USD per million generated tokens")
+    cached_input: float | None = Field(
+        default=None, ge=0, description="USD per million cached prompt tokens; as input when absent"
+    )
+
+
+class Capabilities(_Section):
+    """What a model can take; a request that needs more goes to another one."""
+
+    tools: bool | None = Field(default=None, description="calls tools")
+    images: bool | None = Field(default=None, description="reads pictures and files")
+    audio: bool | None = Field(default=None, description="hears, or speaks")
+    json_schema: bool | None = Field(default=None, description="answers in a given JSON form")
+    context_tokens: int | None = Field(
+        default=None, ge=16, description="most tokens of a prompt and its answer"
+    )
 
 
 class _Model(_Section):
-    price: Price | None = Field(default=None, description="without it, costs are not known")
+    price: Price | None = Field(
+        default=None, description="absent: the published one of a model behind an API, if any"
+    )
+    capabilities: Capabilities = Field(
+        default=Capabilities(),
+        description="absent: all of them behind an API, text alone on an engine here",
+    )
 
 
 class LlamacppModel(_Model):
@@ -135,6 +156,33 @@ class VllmModel(_Model):
     )
 
 
+class UpstreamDeadlines(_Section):
+    """Limits of one call, in seconds."""
+
+    connect_s: float = Field(default=5.0, gt=0, description="to find and reach the host")
+    first_byte_s: float = Field(default=60.0, gt=0, description="until the answer begins")
+    idle_s: float = Field(default=60.0, gt=0, description="between two pieces of the answer")
+    total_s: float = Field(default=600.0, gt=0, description="all of it, attempts and waits too")
+
+
+class UpstreamRetries(_Section):
+    """Calls in all, before the answer's first byte; the wait doubles from one to the next."""
+
+    attempts: int = Field(default=2, ge=1, description="1 does not try again")
+    first_wait_s: float = Field(default=0.25, ge=0)
+    longest_wait_s: float = Field(default=4.0, ge=0)
+    budget: float = Field(
+        default=0.2, ge=0, le=1, description="most retries as a share of recent calls"
+    )
+
+
+class BreakerConfig(_Section):
+    """When a target that fails is left alone, and for how long."""
+
+    failures: int = Field(default=5, ge=1, description="in a row, before it is left alone")
+    open_s: float = Field(default=15.0, gt=0, description="until one call may try it again")
+
+
 class OpenAIModel(_Model):
     """A model behind an OpenAI-compatible API; it exposes no activations."""
 
@@ -144,6 +192,9 @@ class OpenAIModel(_Model):
     api_key_env: _VariableName | None = Field(
         default=None, description="variable that holds the key"
     )
+    deadlines: UpstreamDeadlines = UpstreamDeadlines()
+    retries: UpstreamRetries = UpstreamRetries()
+    breaker: BreakerConfig = BreakerConfig()
 
 
 class RecordedModel(_Model):
@@ -186,6 +237,15 @@ class CostGoal(_Section):
     usd_per_1k: float = Field(ge=0)
 
 
+class DailyCostGoal(_Section):
+    """Spend at most this many USD a day (UTC): what is left is spread over the rest of the day.
+
+    A hard stop: a call that might cost more than is left is not made.
+    """
+
+    usd_per_day: float = Field(ge=0)
+
+
 class RiskGoal(_Section):
     """Lose at most this share of answers that the strong model would have got right.
 
@@ -208,7 +268,7 @@ class DomainFromHeader(_Section):
     header: str = Field(pattern=r"^[A-Za-z0-9-]+$")
 
 
-_GOALS = ("quality", "strong_share", "usd_per_1k", "risk", "threshold")
+_GOALS = ("quality", "strong_share", "usd_per_1k", "usd_per_day", "risk", "threshold")
 
 
 def _goal_tag(goal: Any) -> str | None:
@@ -226,6 +286,7 @@ Goal = Annotated[
     Annotated[QualityGoal, Tag("<quality>")]
     | Annotated[StrongShareGoal, Tag("<strong_share>")]
     | Annotated[CostGoal, Tag("<usd_per_1k>")]
+    | Annotated[DailyCostGoal, Tag("<usd_per_day>")]
     | Annotated[RiskGoal, Tag("<risk>")]
     | Annotated[ThresholdGoal, Tag("<threshold>")],
     Discriminator(
@@ -241,11 +302,37 @@ _Domain = Annotated[
 ]
 
 
+class ProbeDeadline(_Section):
+    """How long a decision may take; a slower one is declined."""
+
+    floor_ms: float = Field(default=150.0, gt=0, description="never less than this")
+    times_p95: float = Field(
+        default=3.0, ge=1, description="times the 95th percentile of prefills of that length"
+    )
+
+
+class ConversationConfig(_Section):
+    """What holds from turn to turn."""
+
+    switch_margin: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="how far past the bar p_success must be before the model is changed",
+    )
+    ttl_s: float = Field(default=3600.0, gt=0, description="a silent conversation is forgotten")
+
+
 class RouteConfig(_Section):
     """A weak model, the strong ones behind it, and what to decide between them by."""
 
     weak: str = Field(description="model tried first; foretell must be able to read it")
     strong: tuple[str, ...] = Field(min_length=1, description="in order: fallbacks")
+    pool: tuple[str, ...] = Field(
+        default=(),
+        description="models to choose from besides the weak and the first strong one, each by a "
+        "chance of its own from the one prefill",
+    )
     router: RouterName = "probe"
     classifier: str | None = Field(
         default=None, description="model that router llm asks for a difficulty; the weak one"
@@ -256,6 +343,11 @@ class RouteConfig(_Section):
     on_decline: Literal["strong", "weak"] = Field(
         default="strong", description="who answers without a usable estimate"
     )
+    deadline: ProbeDeadline = ProbeDeadline()
+    conversation: ConversationConfig = ConversationConfig()
+    weak_as_last_resort: bool = Field(
+        default=True, description="the weak model answers when every strong one fails"
+    )
 
 
 class StoreConfig(_Section):
@@ -263,6 +355,17 @@ class StoreConfig(_Section):
 
     url: Annotated[str, AfterValidator(_without_password)] = "sqlite:///foretell.db"
     vectors: Path = Path("vectors")
+
+
+class AdminConfig(_Section):
+    """The listener of those who run the gateway, apart from the callers' own."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(ge=0, le=65535, description="0 takes any free one")
+    token_env: _VariableName = Field(
+        description="variable that holds 'role:token' pairs separated by commas; the roles are "
+        "viewer and admin"
+    )
 
 
 class ServerConfig(_Section):
@@ -273,13 +376,29 @@ class ServerConfig(_Section):
     api_keys_env: _VariableName | None = Field(
         default=None, description="variable that holds the callers' keys, separated by commas"
     )
+    stored_keys: bool = Field(
+        default=False, description="also accept the keys made by 'foretell keys create'"
+    )
     max_body_mb: float = Field(default=8, gt=0)
+    max_concurrent: int = Field(default=1024, ge=1, description="requests served at a time")
+    header_timeout_s: float = Field(
+        default=30.0, gt=0, description="until a request's headers and body are there"
+    )
+    drain_s: float = Field(default=30.0, ge=0, description="how long answers may go on at the end")
+    admin: AdminConfig | None = None
+    traces: bool = Field(
+        default=False, description="OpenTelemetry traces, sent as the OTEL_ variables say"
+    )
+    record: bool = Field(default=True, description="keep a ledger of requests in the store")
 
 
 class ProbesConfig(_Section):
     """Where trained probes are kept."""
 
     dir: Path = Path("probes")
+    max_age_days: float | None = Field(
+        default=None, gt=0, description="an older probe is not used; its route declines"
+    )
 
 
 class Config(BaseSettings):
@@ -343,15 +462,20 @@ def load_config(path: str | Path) -> Config:
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "unreadable"
         raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from None
+    return parse_config(settings, where=str(path))
+
+
+def parse_config(settings: object, *, where: str) -> Config:
+    """Check settings as they were read from YAML or JSON; ``where`` begins each problem's line."""
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
-        raise ConfigError(f"{path} must hold settings by name, such as 'models:' and 'routes:'")
+        raise ConfigError(f"{where} must hold settings by name, such as 'models:' and 'routes:'")
     try:
         return Config(**settings)
     except ConfigError as error:
-        raise ConfigError(_located(path, str(error).splitlines())) from None
+        raise ConfigError(_located(where, str(error).splitlines())) from None
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-        raise ConfigError(_located(path, [_problem(detail) for detail in details])) from None
+        raise ConfigError(_located(where, [_problem(detail) for detail in details])) from None
     except SettingsError as error:
         raise ConfigError(f"an environment variable FORETELL_… cannot be used: {error}") from None
 
@@ -389,6 +513,12 @@ def _route_problems(name: str, route: RouteConfig, models: Mapping[str, ModelCon
         problems.append(
             f"routes.{name}.classifier: no model is called {route.classifier!r}; {known}"
         )
+    for position, member in enumerate(route.pool):
+        where = f"routes.{name}.pool.{position}"
+        if member not in models:
+            problems.append(f"{where}: no model is called {member!r}; {known}")
+        elif member in (route.weak, *route.strong[:1], *route.pool[:position]):
+            problems.append(f"{where}: {member!r} is in the pool already")
     for position, strong in enumerate(route.strong):
         where = f"routes.{name}.strong.{position}"
         if strong not in models:
@@ -400,8 +530,8 @@ def _route_problems(name: str, route: RouteConfig, models: Mapping[str, ModelCon
     return problems
 
 
-def _located(path: Path, problems: list[str]) -> str:
-    return "\n".join(f"{path}: {problem}" for problem in problems)
+def _located(where: str, problems: list[str]) -> str:
+    return "\n".join(f"{where}: {problem}" for problem in problems)
 
 
 def _problem(detail: ErrorDetails) -> str:

@@ -1,11 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from foretell.errors import InputError
-from foretell.policy import decide
+from foretell.policy import TurnRule, decide
 from foretell.records import Estimate
 
 chances = st.floats(0, 1)
@@ -54,8 +55,9 @@ def test_exploring_flips_exactly_the_draws_below_its_share(p, bar, explore, draw
     if draw < explore:
         assert decision.action == "explore"
         assert decision.serve != plain.serve
+        assert decision.propensity == explore
     else:
-        assert decision == plain
+        assert decision == replace(plain, propensity=1 - explore if explore else None)
 
 
 @given(st.none() | chances, chances, roles, roles, draws)
@@ -75,6 +77,7 @@ def test_an_override_is_followed_whatever_else_is_said(p, bar, override, on_decl
 def test_without_an_estimate_the_declared_model_serves_and_nothing_is_explored(bar, role, draw):
     decision = decide(None, keep_at=bar, on_decline=role, explore=1, draw=draw)
     assert (decision.action, decision.serve, decision.p_success) == ("declined", role, None)
+    assert (decision.cause, decision.propensity) == ("no_estimate", None)
     assert decision.reason == (
         f"there is no estimate for this query, so the {role} model serves it"
     )
@@ -89,6 +92,62 @@ def test_a_decision_carries_the_numbers_of_its_estimate():
         0.5,
     )
     assert decision.router == "probe geo@1"
+    several = replace(estimate(0.4), p_pool={"middling": 0.7})
+    assert decide(several, keep_at=0.5).p_pool == {"middling": 0.7}
+
+
+@given(chances, chances, st.floats(0, 1), draws)
+def test_propensities_of_a_decision_and_its_opposite_sum_to_one(p, bar, explore, draw):
+    taken = decide(estimate(p), keep_at=bar, explore=explore, draw=draw)
+    flips = taken.action == "explore"
+    if explore:
+        assert taken.propensity == (explore if flips else 1 - explore)
+        assert taken.cause is None
+    else:
+        assert taken.propensity is None
+
+
+@given(st.none() | chances, chances, roles, draws)
+def test_a_turn_that_is_pinned_goes_to_its_model_unless_the_caller_says_otherwise(p, bar, by, draw):
+    turn = TurnRule(pin="large", pin_role="strong", reason="the history is that model's")
+    known = None if p is None else estimate(p)
+    decision = decide(known, keep_at=bar, explore=1, draw=draw, on_decline="weak", turn=turn)
+    assert (decision.action, decision.serve, decision.target) == ("pinned", "strong", "large")
+    assert (decision.reason, decision.propensity) == (turn.reason, None)
+    overridden = decide(known, keep_at=bar, override=by, turn=turn)
+    assert (overridden.serve, overridden.target) == (by, None)
+
+
+@given(chances, chances, draws)
+def test_a_turn_that_does_not_explore_leaves_chance_out(p, bar, draw):
+    decision = decide(
+        estimate(p), keep_at=bar, explore=0.5, draw=draw, turn=TurnRule(explores=False)
+    )
+    assert decision == decide(estimate(p), keep_at=bar)
+
+
+@given(chances, st.none() | chances, chances, st.none() | st.floats(-1, 1))
+def test_a_first_turn_changes_nothing(p, p_strong, bar, least_gain):
+    known = estimate(p, p_strong)
+    plain = decide(known, keep_at=bar, least_gain=least_gain)
+    assert decide(known, keep_at=bar, least_gain=least_gain, turn=TurnRule()) == plain
+
+
+def test_a_moved_bar_is_shown_where_it_is_now_and_why():
+    turn = TurnRule(margin=0.25, reason="moved in favour of small, which answered before")
+    decision = decide(estimate(0.5), keep_at=0.75, turn=turn)
+    assert (decision.action, decision.keep_at) == ("keep", 0.5)
+    assert decision.reason == (
+        "p_success 0.50 is at least the bar of 0.50, moved in favour of small, which answered "
+        "before"
+    )
+
+
+def test_the_reason_calls_the_rival_by_what_it_is_told():
+    decision = decide(
+        estimate(0.5, p_strong=0.9), keep_at=0.5, least_gain=0.1, rival="the best other model"
+    )
+    assert "(the best other model's 0.90, less the 0.10 that a call must gain)" in decision.reason
 
 
 @pytest.mark.parametrize(
@@ -161,4 +220,5 @@ def test_a_query_outside_of_the_training_data_is_declined_with_its_numbers(on_de
     decision = decide(estimate, keep_at=0.5, on_decline=on_decline)
     assert (decision.action, decision.serve) == ("declined", on_decline)
     assert (decision.p_success, decision.familiarity) == (1.0, 0.001)
+    assert decision.cause == "outside"
     assert "looks like nothing in training" in decision.reason

@@ -57,6 +57,7 @@ class TestContract(EngineContract):
             conversations=CONVERSATIONS,
             full_forward=full_forward,
             tolerance=TOLERANCE,
+            controls=("<|im_start|>", "<|im_end|>"),
         )
 
     @pytest.fixture(scope="class")

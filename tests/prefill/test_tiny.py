@@ -76,6 +76,7 @@ class TestContract(EngineContract):
             make=lambda: TinyEngine(layers=3),
             conversations=CONVERSATIONS,
             full_forward=full_forward,
+            controls=("<|im_start|>", "<|im_end|>"),
         )
 
 

@@ -274,6 +274,46 @@ def test_heads_are_saved_beside_their_probe(fitted, train, selection, card, held
     )
 
 
+@pytest.fixture(scope="module")
+def pooled(train):
+    """The pool's twin answers as the strong model does; nobody labelled the stranger."""
+    return fit_heads(
+        train, [NOISE, POINT], pool={"twin.2": train.strong, "stranger": np.full(N, np.nan)}, seed=0
+    )
+
+
+def test_a_head_of_the_pool_is_what_the_strong_models_would_be(pooled, train):
+    rows = train.activations[POINT]
+    twin = pooled.heads.pool["twin.2"]
+    assert twin.settings == pooled.heads.strong.settings
+    assert np.array_equal(twin.p_strong(rows), pooled.heads.strong.p_strong(rows))
+    assert np.array_equal(pooled.p_pool["twin.2"], pooled.p_strong)
+    assert pooled.heads.read_points == (POINT,)
+
+
+def test_a_member_of_the_pool_without_labels_is_left_out_with_the_reason(pooled):
+    assert set(pooled.heads.pool) == set(pooled.p_pool) == {"twin.2"}
+    reason = pooled.heads.reasons["pool.stranger"]
+    assert reason.startswith("outcomes of stranger: known for 0 of 400 queries")
+
+
+def test_heads_of_a_pool_are_saved_beside_their_probe(
+    pooled, train, selection, card, held_out, tmp_path
+):
+    described = replace(card, heads=pooled.heads.settings())
+    save_probe(selection.probe, described, tmp_path / "p", held_out=held_out, heads=pooled.heads)
+    saved = load_probe(tmp_path / "p")
+    rows = train.activations[POINT]
+    for name, head in pooled.heads.pool.items():
+        assert np.array_equal(saved.heads.pool[name].p_strong(rows), head.p_strong(rows))
+    assert saved.card.heads.reasons == pooled.heads.reasons
+
+
+def test_outcomes_of_a_pool_are_one_for_each_query(train):
+    with pytest.raises(InputError, match=r"outcomes of 'mid' have shape \(3,\)"):
+        fit_heads(train, [POINT], pool={"mid": np.ones(3)}, seed=0)
+
+
 @pytest.mark.parametrize("left_out", ["strong", "tokens"])
 def test_a_head_that_is_not_there_comes_back_as_its_reason(fitted, left_out):
     heads = replace(fitted.heads, **{left_out: None, "reasons": {left_out: "too few"}})

@@ -301,7 +301,7 @@ def test_a_card_that_does_not_fit_the_arrays_is_refused(folder, changes, complai
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"schema_version": 1}, "schema version 1; this foretell reads 2, so upgrade"),
+        ({"schema_version": 1}, "schema version 1; this foretell reads 2 and 3, so upgrade"),
         ({"schema_version": None}, "schema version None"),
         ({"n_train": "many"}, "card.json: n_train: .*integer"),
         ({"surprise": 1}, "card.json: surprise"),
@@ -314,6 +314,51 @@ def test_a_card_that_is_not_one_is_named_with_its_field(folder, changes, complai
     edit_card(folder, **changes)
     with pytest.raises(ProbeFileError, match=complaint):
         load_probe(folder)
+
+
+def test_a_probe_of_the_version_before_is_read_and_saved_as_one_of_today(
+    folder, selection, held_out, tmp_path
+):
+    """Version 2 knew neither heads of a pool nor a limit of the depth."""
+    path = folder / "card.json"
+    before = json.loads(path.read_text())
+    del before["depth"], before["heads"]["pool"]
+    path.write_text(json.dumps({**before, "schema_version": 2}))
+    loaded = load_probe(folder)
+    assert (loaded.card.depth, loaded.heads.pool, loaded.held_out.pool) == (None, {}, {})
+    again = save_probe(selection.probe, loaded.card, tmp_path / "again", held_out=held_out)
+    assert again.schema_version == 3
+    assert load_probe(tmp_path / "again").card == again
+
+
+@pytest.mark.parametrize("name", ["mid", "gpt-4.1", "pool", "p_pool.mid", "weak"])
+def test_what_is_known_of_a_pool_comes_back_under_any_name(
+    selection, card, held_out, tmp_path, name
+):
+    n = len(held_out.weak)
+    chances, outcomes = np.linspace(0, 1, n), np.where(np.arange(n) % 3, 1.0, np.nan)
+    pooled = replace(held_out, p_pool={name: chances}, pool={name: outcomes})
+    save_probe(selection.probe, card, tmp_path / "p", held_out=pooled)
+    loaded = load_probe(tmp_path / "p").held_out
+    assert list(loaded.p_pool) == list(loaded.pool) == [name]
+    assert np.array_equal(loaded.p_pool[name], chances)
+    assert np.array_equal(loaded.pool[name], outcomes, equal_nan=True)
+
+
+def test_columns_of_a_pool_are_checked_like_the_others(held_out):
+    with pytest.raises(InputError, match=r"pool\.mid has shape \(3,\)"):
+        replace(held_out, pool={"mid": np.ones(3)})
+    with pytest.raises(InputError, match=r"p_pool\.mid has numbers outside 0 to 1"):
+        replace(held_out, p_pool={"mid": np.full(len(held_out.weak), 2.0)})
+
+
+def test_outcomes_of_a_pool_are_part_of_the_training_data(data):
+    n = len(data)
+    alone = hash_training_data(data, [POINT])
+    assert hash_training_data(data, [POINT], {}) == alone
+    ones, zeros = np.ones(n), np.zeros(n)
+    pooled = {hash_training_data(data, [POINT], {"mid": column}) for column in (ones, zeros)}
+    assert len({alone, *pooled}) == 3
 
 
 @pytest.mark.parametrize("content", ["{", "[]", ""])

@@ -13,7 +13,7 @@ from foretell.errors import ContextOverflowError, InputError, RoutingError, Upst
 from foretell.prefill import Prefill, PrefillEngine
 from foretell.probes import FittedLinearProbe
 from foretell.records import Answer, Message, ReadPoint, Sampling, Usage
-from foretell.runtime import Bar, ProbeEstimator, Route
+from foretell.runtime import Bar, NoEstimator, ProbeEstimator, Route
 
 ASKED = [{"role": "user", "content": "Which town is it?"}]
 TOO_LONG = [{"role": "user", "content": "long " * 500}]
@@ -101,7 +101,7 @@ def route(engine: Any, chance: float | str, strong: Sequence[QueuedModel], **opt
     options = {"weak_price": CHEAP, "rng": np.random.default_rng(0)} | options
     early = options.pop("early", ())
     estimator = (
-        chance
+        NoEstimator(cause="test", reason=chance)
         if isinstance(chance, str)
         else ProbeEstimator(probe=probe(chance), name="toy@1", early=early)
     )
@@ -185,7 +185,7 @@ def test_without_an_estimator_everything_is_declined_with_the_reason(engine):
         ASKED
     )
     assert (decision.action, decision.serve) == ("declined", "strong")
-    assert decision.reason == "the probe is of other weights"
+    assert (decision.reason, decision.cause) == ("the probe is of other weights", "test")
 
 
 def test_the_next_strong_model_answers_when_the_first_fails(engine):

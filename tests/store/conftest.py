@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from foretell.records import (
     Answer,
@@ -14,12 +16,17 @@ from foretell.records import (
     Observation,
     Query,
     ReadPoint,
+    RequestRecord,
     Role,
     Usage,
 )
 from foretell.store import Store
 
 WIDTH = 4
+
+# URL of a database to be emptied again and again, such as
+# postgresql+psycopg://tester@127.0.0.1/foretell_test
+POSTGRESQL = os.environ.get("FORETELL_TEST_POSTGRESQL", "")
 
 
 @pytest.fixture
@@ -89,3 +96,52 @@ def first_token() -> FirstToken:
 def store(tmp_path: Path) -> Iterator[Store]:
     with Store.open(f"sqlite:///{tmp_path}/foretell.db", tmp_path / "vectors") as opened:
         yield opened
+
+
+NOW = 1_767_225_600.0 + 7 * 3600  # 7 o'clock on 1 January 2026 (UTC)
+
+
+@pytest.fixture
+def postgresql_url() -> str:
+    return POSTGRESQL
+
+
+@pytest.fixture(params=["sqlite", *(["postgresql"] if POSTGRESQL else [])])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty store, in turn on every database there is; its clock stands at ``NOW``."""
+    url = f"sqlite:///{tmp_path}/foretell.db"
+    if request.param == "postgresql":
+        url = POSTGRESQL
+        empty(url)
+    with Store.open(url, tmp_path / "vectors", clock=lambda: NOW) as opened:
+        yield opened
+
+
+def empty(url: str) -> None:
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+        connection.exec_driver_sql("CREATE SCHEMA public")
+    engine.dispose()
+
+
+@pytest.fixture
+def served() -> Callable[..., RequestRecord]:
+    """Makes the record of a request, by default a kept one of the first key this morning."""
+
+    def make(request_id: str, **others: Any) -> RequestRecord:
+        fields: dict[str, Any] = {
+            "at": NOW,
+            "key_id": "key-1",
+            "route": "auto",
+            "domain": "geo",
+            "model": "small",
+            "serve": "weak",
+            "action": "keep",
+            "cause": None,
+            "status": 200,
+            "streamed": False,
+        }
+        return RequestRecord(id=request_id, **{**fields, **others})
+
+    return make

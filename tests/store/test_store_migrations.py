@@ -50,6 +50,19 @@ def test_a_database_of_the_first_revision_is_brought_up_to_date_with_its_rows(tm
             (found,) = store.observations("geo")
             assert found.answer.text == "Paris"
             assert store.domains()[0].outcomes == 1
+            assert store.spent_today() == (0.0, 0)
+            assert (store.keys(), store.config_versions()) == ([], [])
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_tables_of_any_revision_become_those_that_the_code_knows(tmp_path, revision):
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/a.db")
+    with engine.begin() as connection:
+        migrate(connection, revision)
+    Store.open(f"sqlite:///{tmp_path}/a.db", tmp_path / "vectors").close()
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
 
 
 def test_revisions_are_one_line_that_begins_with_the_first_tables():
@@ -69,7 +82,9 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path):
 def test_the_tables_are_understood_by_postgresql():
     # No server here: what can be checked is that every table can be written in its dialect.
     from sqlalchemy.dialects import postgresql
-    from sqlalchemy.schema import CreateTable
+    from sqlalchemy.schema import CreateIndex, CreateTable
 
     for table in metadata.sorted_tables:
         assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
+        for index in table.indexes:
+            assert "CREATE INDEX" in str(CreateIndex(index).compile(dialect=postgresql.dialect()))

@@ -4,10 +4,9 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
-from scripted_server import WHOLE, serving, streams
+from scripted_server import WHOLE, ScriptedServer, streams
 
 from foretell.errors import EngineClosedError
 from foretell.records import Answer, Message, Sampling, Usage
@@ -55,29 +54,6 @@ class FakeChatModel:
 
     async def aclose(self) -> None:
         self.closed += 1
-
-
-@contextmanager
-def server_thread(*scripts):
-    """A scripted server that runs until the block ends; gives its URL."""
-    url: list[str] = []
-    ready, done = threading.Event(), threading.Event()
-
-    async def run():
-        async with serving(*scripts) as server:
-            url.append(server.url)
-            ready.set()
-            while not done.is_set():
-                await asyncio.sleep(0.01)
-
-    thread = threading.Thread(target=asyncio.run, args=(run(),))
-    thread.start()
-    try:
-        assert ready.wait(10)
-        yield url[0]
-    finally:
-        done.set()
-        thread.join()
 
 
 def test_a_thread_gets_the_answer_and_its_pieces_on_itself():
@@ -147,8 +123,8 @@ def test_a_call_after_closing_is_refused():
 def test_threads_share_one_client_of_a_real_server():
     n = 8
     with (
-        server_thread(*[streams(*WHOLE)] * n) as url,
-        BlockingChat(OpenAIChatModel(name="large", base_url=url, model="big-1")) as chat,
+        ScriptedServer([streams(*WHOLE)] * n) as server,
+        BlockingChat(OpenAIChatModel(name="large", base_url=server.url, model="big-1")) as chat,
         ThreadPoolExecutor(n) as pool,
     ):
         calls = [pool.submit(chat.chat, ASKED, Sampling()) for _ in range(n)]
@@ -156,8 +132,8 @@ def test_threads_share_one_client_of_a_real_server():
 
 
 def test_a_client_with_an_open_connection_is_closed_without_a_trace():
-    with server_thread(streams(WHOLE[0], 60.0)) as url:
-        chat = BlockingChat(OpenAIChatModel(name="large", base_url=url, model="big-1"))
+    with ScriptedServer([streams(WHOLE[0], 60.0)]) as server:
+        chat = BlockingChat(OpenAIChatModel(name="large", base_url=server.url, model="big-1"))
         with ThreadPoolExecutor(1) as pool:
             heard = threading.Event()
             call = pool.submit(chat.chat, ASKED, Sampling(), on_text=lambda _: heard.set())

@@ -199,7 +199,9 @@ def test_a_stream_that_breaks_off_is_an_error_and_not_begun_again(broken):
         (streams(b"data: " + b"x" * (1 << 20)), "broke the protocol: one event is larger"),
         (replies(200, {"choices": []}), "wanted 'text/event-stream'"),
         (replies(307, Location="http://127.0.0.1:1/v1"), "redirects .HTTP 307., which is not"),
-        (replies(418, "no object"), "HTTP 418: no reason given"),
+        (replies(418, "no object"), "HTTP 418: I'm a Teapot"),
+        (replies(418, {"detail": "no coffee"}), "HTTP 418: no coffee"),
+        (replies(418, {"choices": []}), "HTTP 418: no reason given"),
     ],
 )
 def test_what_is_no_streamed_completion_is_an_error(script, says):

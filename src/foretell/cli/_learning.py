@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,8 +17,32 @@ from foretell.cli._options import DEFAULT_CONFIG, ConfigPath, DomainName, JsonFl
 from foretell.errors import InputError
 from foretell.records import Observation, ReadPoint, Role, Sampling
 
+DomainRoute = Annotated[
+    str | None,
+    typer.Option("--route", help="whose models count; the first of the domain by default"),
+]
+WeakName = Annotated[
+    str | None,
+    typer.Option("--weak", help="weak model whose answers count; the route's by default"),
+]
+StrongName = Annotated[
+    str | None,
+    typer.Option("--strong", help="strong model whose answers count; the route's first by default"),
+]
+
 if TYPE_CHECKING:
-    from foretell.probes import StrongHeadSettings, TokensHeadSettings
+    from foretell.probes import DepthLimit, StrongHeadSettings, TokensHeadSettings
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One model to run over the queries; ``counts`` gets what came of it under its title."""
+
+    title: str
+    role: Role
+    key: str
+    observe: Callable[..., Observation]
+    counts: dict[str, Any]
 
 
 def collect(
@@ -25,7 +50,11 @@ def collect(
     input: Annotated[Path, typer.Option(help="queries.jsonl: one query a line")],  # noqa: A002
     config: ConfigPath = DEFAULT_CONFIG,
     with_strong: Annotated[
-        bool, typer.Option("--with-strong", help="ask the strong model, too")
+        bool, typer.Option("--with-strong", help="ask the first strong model, too")
+    ] = False,
+    with_pool: Annotated[
+        bool,
+        typer.Option("--with-pool", help="ask every strong model and every other in the pool, too"),
     ] = False,
     rollouts: Annotated[
         int, typer.Option(min=1, help="answers per query; all but the first are sampled")
@@ -42,7 +71,7 @@ def collect(
     parallel: Annotated[int, typer.Option(min=1, help="queries at once")] = 8,
     json: JsonFlag = False,
 ) -> None:
-    """Run the weak model (and the strong one) over queries; keep what happened.
+    """Run the weak model (and others) over queries; keep what happened.
 
     Interrupted, it keeps what was done; the same command goes on from there.
 
@@ -69,30 +98,37 @@ def collect(
         with waiting("opening the weak model") as say:
             engine = ft.open_engine(chosen.weak, progress=say)
         points = points or list(default_read_points(engine.identity))
-        jobs: list[tuple[Role, str, Callable[..., Observation]]] = [
-            ("weak", engine_key(engine), observer_of_engine(engine, points))
+        pool: dict[str, Any] = {}
+        jobs = [
+            _Job("weak", "weak", engine_key(engine), observer_of_engine(engine, points), result)
         ]
-        if with_strong:
-            with waiting("opening the strong model") as say:
-                strong = ft.open_model(chosen.strong[0], progress=say)
-            jobs.append(("strong", answering_key(strong), observer_of_model(strong)))
-        for role, key, observe in jobs:
-            with counting(f"{role} model", len(queries) * rollouts) as advance:
+        names = [*chosen.strong, *chosen.pool] if with_pool else chosen.strong[: int(with_strong)]
+        for name in dict.fromkeys(names):
+            with waiting(f"opening {name}") as say:
+                model = ft.open_configured(name)
+                say(f"opened {name}")
+            title, counts = ("strong", result) if name == chosen.strong[0] else (name, pool)
+            observe = observer_of_model(model)
+            jobs.append(_Job(title, "strong", answering_key(model), observe, counts))
+        for job in jobs:
+            with counting(f"{job.title} model", len(queries) * rollouts) as advance:
                 done = collect(
                     store,
                     queries,
-                    observe,
+                    job.observe,
                     domain=domain,
-                    role=role,
-                    key=key,
+                    role=job.role,
+                    key=job.key,
                     sampling=sampling,
                     rollouts=rollouts,
                     parallel=parallel,
                     on_done=lambda _, advance=advance: advance(),
                 )
-            result[role] = {"new": done.new, "skipped": done.skipped}
+            job.counts[job.title] = {"new": done.new, "skipped": done.skipped}
             if not json:
-                out.print(f"{role}: {done.new} answers new, {done.skipped} there already")
+                out.print(f"{job.title}: {done.new} answers new, {done.skipped} there already")
+        if with_pool:
+            result["pool"] = pool
     if json:
         print_json(result)
 
@@ -106,14 +142,21 @@ def label(
     option: Annotated[
         list[str] | None, typer.Option(help="name=value for the labeller; may be repeated")
     ] = None,
+    route: DomainRoute = None,
+    weak: WeakName = None,
+    strong: StrongName = None,
     json: JsonFlag = False,
 ) -> None:
     """Judge stored answers: did each succeed?
+
+    What is imported is about one weak and one strong model; the other labellers judge the answers
+    of all.
 
     Example: foretell label --domain geo --labeller json_field --option field=country
     """
     from dataclasses import asdict
 
+    from foretell.cli._members import members_of
     from foretell.flywheel import label_domain, make_labeller
     from foretell.runtime import Foretell
     from foretell.store import load_outcomes
@@ -124,7 +167,9 @@ def label(
             if set(options) != {"file"}:
                 raise InputError("labeller import takes one option: --option file=outcomes.jsonl")
             outcomes = load_outcomes(Path(options["file"]), domain)
-            store.put_outcomes(outcomes)
+            members = members_of(ft, store, domain, route=route, weak=weak, strong=strong)
+            for role, key in (("weak", members.weak), ("strong", members.strong)):
+                store.put_outcomes((o for o in outcomes if o.role == role), model_key=key)
             result: dict[str, Any] = {"domain": domain, "imported": len(outcomes)}
         else:
             counts = label_domain(store, domain, make_labeller(labeller, options))
@@ -156,6 +201,16 @@ def train(
             "(these by default), mlp, attention (need torch)"
         ),
     ] = None,
+    max_depth: Annotated[
+        float | None,
+        typer.Option(
+            help="read only so much of the layers, as 0.6: an escalated query pays at most about "
+            "that share of a prefill"
+        ),
+    ] = None,
+    route: DomainRoute = None,
+    weak: WeakName = None,
+    strong: StrongName = None,
     nested: Annotated[
         bool, typer.Option(help="measure the selection itself in outer folds (5 × the work)")
     ] = True,
@@ -164,29 +219,36 @@ def train(
 ) -> None:
     """Select layer and pooling by cross-validation, fit, calibrate, and save a probe.
 
+    A model in the pool of a route of the domain gets a head of its own: its chance is foretold
+    from the same prefill.
+
     Example: foretell train --domain geo
     """
     from dataclasses import asdict
 
+    from foretell.cli._explained import interval
+    from foretell.cli._members import members_of
     from foretell.probes import DEFAULT_KINDS
     from foretell.runtime import Foretell, train_probe
 
-    with (
-        Foretell.from_config(config) as ft,
-        ft.open_store() as store,
-        tracking("searching read points") as progress,
-    ):
-        trained = train_probe(
-            store,
-            domain,
-            ft.config.probes.dir,
-            now=datetime.now(UTC),
-            metric=metric,
-            kinds=kind or DEFAULT_KINDS,
-            nested=nested,
-            seed=seed,
-            progress=progress,
-        )
+    with Foretell.from_config(config) as ft, ft.open_store() as store:
+        members = members_of(ft, store, domain, route=route, weak=weak, strong=strong)
+        with tracking("searching read points") as progress:
+            trained = train_probe(
+                store,
+                domain,
+                ft.config.probes.dir,
+                now=datetime.now(UTC),
+                metric=metric,
+                kinds=kind or DEFAULT_KINDS,
+                max_depth=max_depth,
+                weak_model=members.weak,
+                strong_model=members.strong,
+                pool=members.pool,
+                nested=nested,
+                seed=seed,
+                progress=progress,
+            )
     card = trained.card
     if json:
         print_json(
@@ -201,12 +263,14 @@ def train(
                 "train_size": card.n_train,
                 "base_rate": card.base_rate,
                 "nested": card.nested_metrics,
+                "depth": None if card.depth is None else _depth(card.depth),
                 "gate": None if card.gate is None else asdict(card.gate.false_alarms),
                 "heads": {
                     "strong": _metrics(card.heads.strong),
                     "tokens": _metrics(card.heads.tokens),
                     "reasons": dict(card.heads.reasons),
                 },
+                "pool": {name: _metrics(head) for name, head in card.heads.pool.items()},
                 **{name: asdict(value) for name, value in card.metrics.items()},
             }
         )
@@ -214,7 +278,20 @@ def train(
     where = "; ".join(map(str, card.read_points))
     out.print(f"probe {card.name} ({card.kind}) reads {where}; saved in {trained.folder}")
     for name, value in card.metrics.items():
-        out.print(f"  {name:9} {_with_interval(asdict(value))}  (held out, {card.n_train} queries)")
+        out.print(f"  {name:9} {interval(value)}  (held out, {card.n_train} queries)")
+    if (depth := card.depth) is not None:
+        out.print(
+            f"within {depth.share:.0%} of the layers a linear probe has AUROC "
+            f"{_number(depth.auroc)}; without the limit {_number(depth.unlimited_auroc)}, at "
+            f"{depth.unlimited_read_point}"
+        )
+    heads = {"the strong model": card.heads.strong, **card.heads.pool}
+    for name, head in heads.items():
+        if head is not None:
+            out.print(f"foretells {name}, too: AUROC {interval(head.metrics.get('auroc'))}")
+    for name, reason in card.heads.reasons.items():
+        if name.startswith("pool."):
+            out.print(f"does not foretell {name.removeprefix('pool.')}: {reason}")
 
 
 def evaluate(
@@ -227,6 +304,8 @@ def evaluate(
         Path | None, typer.Option(help="where to write the HTML report; '<domain>.html' by default")
     ] = None,
     route: RouteName = None,
+    weak: WeakName = None,
+    strong: StrongName = None,
     router: Annotated[
         list[str] | None,
         typer.Option(help="compare only these with the probe; may be repeated; all by default"),
@@ -261,6 +340,7 @@ def evaluate(
     import numpy as np
 
     from foretell.cli._evaluating import measured_robustness, prices_of
+    from foretell.cli._members import members_of
     from foretell.cli._routers import compared_routers, router_table
     from foretell.evaluation import (
         ReportContext,
@@ -279,8 +359,18 @@ def evaluate(
         )
     with Foretell.from_config(config) as ft, ft.open_store() as store:
         metric = the_metric(store, domain, metric)
-        train = load_split(store, domain, "train", metric=metric)
-        test = load_split(store, domain, "test", metric=metric)
+        members = members_of(ft, store, domain, route=route, weak=weak, strong=strong)
+        train, test = (
+            load_split(
+                store,
+                domain,
+                split,
+                metric=metric,
+                weak_model=members.weak,
+                strong_model=members.strong,
+            )
+            for split in ("train", "test")
+        )
         routers = compared_routers(train, names=router)
         if ask is not None:
             routers.append(
@@ -360,12 +450,17 @@ def _name_values(options: tuple[str, ...] | list[str]) -> dict[str, str]:
     return values
 
 
-def _with_interval(value: dict[str, Any]) -> str:
-    if value["value"] is None:
-        return "undefined"
-    if value.get("low") is None:
-        return f"{value['value']:.3f}"
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+def _depth(limit: DepthLimit) -> dict[str, Any]:
+    return {
+        "share": limit.share,
+        "auroc": limit.auroc,
+        "unlimited_auroc": limit.unlimited_auroc,
+        "unlimited_read_point": limit.unlimited_read_point.name,
+    }
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
 
 
 def register(app: typer.Typer) -> None:

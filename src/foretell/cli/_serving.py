@@ -37,24 +37,52 @@ def route(
     name: RouteName = None,
     messages: MessagesPath = None,
     answer_start: AnswerStart = "",
+    with_text: Annotated[
+        bool, typer.Option("--with-text", help="show how similar training queries begin")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """One decision, explained; nothing is generated.
 
     Example: foretell route -c foretell.yaml "In which country is Lyon?"
     """
-    from foretell.runtime import Foretell
+    from foretell.cli._explained import explained_lines
+    from foretell.runtime import Foretell, answering_key
+    from foretell.runtime._explain import Explainer
 
     conversation = _conversation(text, messages, answer_start)
     with Foretell.from_config(config) as ft:
         with waiting("opening models") as say:
             opened = ft.open_route(name, progress=say)
-        decision = opened.decide(conversation)
+        looked = opened.look(conversation)
+        decision, prefill, prompt = looked.decision, looked.prefill, looked.prompt
+        if prefill is not None:
+            prefill.close()
+        explainer = Explainer.of_route(
+            opened,
+            ft.route_config(name),
+            ft.open_store,
+            strong_model=answering_key(opened.strong[0]),
+        )
+        explained = explainer.explain(
+            decision,
+            {} if prefill is None else prefill.activations,
+            token_texts=None if prompt is None else opened.engine.token_texts(prompt),
+            with_text=with_text,
+        )
         if as_json:
-            print_json({**asdict(decision), "keep_at_reason": opened.bar.reason})
+            print_json(
+                {
+                    **asdict(decision),
+                    "keep_at_reason": opened.bar.reason,
+                    "explanation": explained.as_json(),
+                }
+            )
             return
         out.print(f"[bold]{decision.action}[/bold]: the {decision.serve} model would answer")
         for line in explanation(decision, opened.bar.reason):
+            out.print(f"  {line}", markup=False)
+        for line in explained_lines(decision, explained):
             out.print(f"  {line}", markup=False)
 
 

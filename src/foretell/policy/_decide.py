@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import count
 
 from foretell.errors import InputError
+from foretell.policy._turns import TurnRule
 from foretell.records import Action, Decision, Estimate, Role
 
 
@@ -18,22 +20,30 @@ def decide(
     override: Role | None = None,
     explore: float = 0.0,
     draw: float | None = None,
+    turn: TurnRule | None = None,
+    rival: str = "the strong model",
 ) -> Decision:
     """Which model serves one query, and why.
 
-    In this order: an ``override`` is followed (``pinned``); without an estimate, or with one of a
-    query that is outside of what the router knows, ``on_decline`` serves (``declined``); the weak
-    model keeps the query iff ``p_success >= keep_at``, else it escalates; a share ``explore`` of
-    these goes the other way (``explore``), so that outcomes are known on both sides of the bar.
-    ``keep_at`` may lie above 1, where nothing is kept.
+    In this order: an ``override`` is followed (``pinned``), then the pin of a conversation's
+    ``turn`` (``pinned``, with its model as the ``target``); without an estimate, or with one of a
+    query that is outside of what the router knows, ``on_decline`` serves (``declined``, with
+    ``no_estimate`` or ``outside`` as the ``cause``); the weak model keeps the query iff ``p_success
+    >= keep_at``, else it escalates; a share ``explore`` of these goes the other way (``explore``),
+    so that outcomes are known on both sides of the bar. ``keep_at`` may lie above 1, where nothing
+    is kept.
 
     With ``least_gain``, and an estimate that foretells the strong model too, the bar is about the
     gain: a query escalates iff ``p_strong - p_success > least_gain``, that is, its own
     ``keep_at`` is ``p_strong - least_gain``.
 
     ``draw`` is uniform in [0, 1), drawn by the caller for this query, and flips the decision when
-    below ``explore``; it is needed when ``explore`` is above 0. Chance of the decision taken:
-    ``explore`` for a flipped one, else ``1 - explore``.
+    below ``explore``; it is needed when ``explore`` is above 0. ``propensity``, the chance of the
+    decision taken, is then ``explore`` for a flipped one, else ``1 - explore``; chance has no part
+    in what is pinned or declined, nor in a ``turn`` that does not explore.
+
+    A ``turn`` moves the bar in favour of the model that served the conversation before. ``rival``
+    is what the reason calls the model whose chance is ``p_strong``.
 
     Raises ``InputError`` for numbers that are none of these.
     """
@@ -42,38 +52,53 @@ def decide(
         return _decision(
             "pinned", override, f"the caller asked for the {override} model", keep_at, estimate
         )
+    if turn is not None and turn.pin is not None and turn.pin_role is not None:
+        pinned = _decision("pinned", turn.pin_role, turn.reason, keep_at, estimate)
+        return replace(pinned, target=turn.pin)
     if estimate is None:
-        return _decision(
-            "declined",
-            on_decline,
-            f"there is no estimate for this query, so the {on_decline} model serves it",
-            keep_at,
-        )
+        reason = f"there is no estimate for this query, so the {on_decline} model serves it"
+        declined = _decision("declined", on_decline, reason, keep_at)
+        return replace(declined, cause="no_estimate")
     if estimate.outside:
-        return _decision(
-            "declined",
-            on_decline,
-            f"the query looks like nothing in training, so the {on_decline} model serves it",
-            keep_at,
-            estimate,
-        )
-    if least_gain is not None and estimate.p_strong is not None:
-        keep_at = max(0.0, estimate.p_strong - least_gain)
+        reason = f"the query looks like nothing in training, so the {on_decline} model serves it"
+        declined = _decision("declined", on_decline, reason, keep_at, estimate)
+        return replace(declined, cause="outside")
+    turn = turn or TurnRule()
+    keep_at, compared = _compared(estimate, keep_at, least_gain, turn, rival)
     kept = estimate.p_success >= keep_at
-    chance, bar = _told_apart(estimate.p_success, keep_at)
-    compared = f"p_success {chance} is {'at least' if kept else 'below'} the bar of {bar}"
-    if least_gain is not None and estimate.p_strong is not None:
-        compared += (
-            f" (the strong model's {estimate.p_strong:.2f}, less the {least_gain:.2f} that a call "
-            "must gain)"
-        )
+    if not turn.explores:
+        explore = 0.0
     if draw is not None and draw < explore:
         served: Role = "strong" if kept else "weak"
         reason = f"{compared}, but one query in {1 / explore:.3g} explores the other side"
-        return _decision("explore", served, reason, keep_at, estimate)
-    if kept:
-        return _decision("keep", "weak", compared, keep_at, estimate)
-    return _decision("escalate", "strong", compared, keep_at, estimate)
+        explored = _decision("explore", served, reason, keep_at, estimate)
+        return replace(explored, propensity=explore)
+    decision = (
+        _decision("keep", "weak", compared, keep_at, estimate)
+        if kept
+        else _decision("escalate", "strong", compared, keep_at, estimate)
+    )
+    return replace(decision, propensity=1 - explore) if explore else decision
+
+
+def _compared(
+    estimate: Estimate, keep_at: float, least_gain: float | None, turn: TurnRule, rival: str
+) -> tuple[float, str]:
+    """The bar of this query, and in words how its chance compares."""
+    unmoved, by_gain = keep_at, ""
+    if least_gain is not None and estimate.p_strong is not None:
+        unmoved = max(0.0, estimate.p_strong - least_gain)
+        least_gain = turn.least_gain(least_gain)
+        keep_at = max(0.0, estimate.p_strong - least_gain)
+        by_gain = (
+            f" ({rival}'s {estimate.p_strong:.2f}, less the {least_gain:.2f} that a call must gain)"
+        )
+    else:
+        keep_at = turn.keep_at(keep_at)
+    moved = f", {turn.reason}" if keep_at != unmoved else ""
+    side = "at least" if estimate.p_success >= keep_at else "below"
+    chance, bar = _told_apart(estimate.p_success, keep_at)
+    return keep_at, f"p_success {chance} is {side} the bar of {bar}{by_gain}{moved}"
 
 
 def _decision(
@@ -91,6 +116,7 @@ def _decision(
         gain=estimate.gain,
         familiarity=estimate.familiarity,
         router=estimate.router,
+        p_pool=estimate.p_pool,
     )
 
 

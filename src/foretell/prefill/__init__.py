@@ -2,7 +2,14 @@
 
 from foretell.prefill._cache import cache_folder
 from foretell.prefill._chat_template import ChatTemplate, RenderedPrompt
-from foretell.prefill._protocol import Gate, Generation, Prefill, PrefillEngine, Prompt
+from foretell.prefill._protocol import (
+    Gate,
+    Generation,
+    GivenUp,
+    Prefill,
+    PrefillEngine,
+    Prompt,
+)
 from foretell.prefill._requantise import requantise
 from foretell.prefill._weights import (
     CachedWeights,
@@ -18,6 +25,7 @@ __all__ = [
     "ChatTemplate",
     "Gate",
     "Generation",
+    "GivenUp",
     "Prefill",
     "PrefillEngine",
     "Progress",

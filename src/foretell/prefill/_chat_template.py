@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate, islice, pairwise
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
@@ -16,11 +18,13 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from foretell.errors import InputError, ModelFileError
+from foretell.prefill._control_texts import ControlTexts, Span
 from foretell.records import Message, content_text
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _MOST_STEPS = 100_000  # items of all ranges, or repeats by one multiplication, in one rendering
 _MOST_CHARACTERS = 50_000_000
+_PRIVATE_USE = range(0xE000, 0xF900)
 _FIXED_NOW = datetime(2024, 7, 26, tzinfo=UTC)
 
 
@@ -31,12 +35,14 @@ class RenderedPrompt:
     ``own_start`` is the character where the query's own part begins: the content of the last
     message that is not the assistant's. What lies before it is the same for every query that
     shares the earlier messages. ``answer_start`` is the given beginning of the answer; ``text``
-    ends with it.
+    ends with it. ``literal`` are the ranges of ``text`` where a message or a tool spells a control
+    token: there it is text, as everywhere else it is the template's own mark.
     """
 
     text: str
     own_start: int
     answer_start: str = ""
+    literal: tuple[Span, ...] = ()
 
 
 class ChatTemplate:
@@ -52,12 +58,21 @@ class ChatTemplate:
     back to), because a prompt that changes by the day has other activations than those a probe
     was fitted on.
 
+    ``controls`` are the texts that the model's tokeniser reads as control tokens.
+
     Raises ``ModelFileError`` when the source does not parse.
     """
 
     def __init__(
-        self, source: str, *, bos_token: str, eos_token: str, now: datetime = _FIXED_NOW
+        self,
+        source: str,
+        *,
+        bos_token: str,
+        eos_token: str,
+        controls: Collection[str] = (),
+        now: datetime = _FIXED_NOW,
     ) -> None:
+        self._controls = ControlTexts(controls)
         self.sha256 = hashlib.sha256(source.encode()).hexdigest()
         self._variables = {
             "bos_token": bos_token,
@@ -83,7 +98,8 @@ class ChatTemplate:
         as templates expect them. A trailing assistant message is the beginning of the answer.
 
         Raises ``InputError`` for messages that the template cannot express, with its own words
-        where it has any, and for tools that it would leave out without a word.
+        where it has any, for tools that it would leave out without a word, and for control tokens
+        spelt in a message that come out so changed that they cannot be told from its own.
         """
         if not any(message.get("role") == "user" for message in messages):
             raise InputError(
@@ -96,8 +112,49 @@ class ChatTemplate:
                 f"{len(tools)} tools were given, but this model's chat template takes no tools; "
                 "leave them out, or pick a model trained to call tools"
             )
-        own_start = self._own_start(text, asked, tools)
-        return RenderedPrompt(text + answer_start, own_start, answer_start)
+        begun = [
+            (len(text) + start, len(text) + end)
+            for start, end in self._controls.spans(answer_start)
+        ]
+        return RenderedPrompt(
+            text=text + answer_start,
+            own_start=self._own_start(text, asked, tools),
+            answer_start=answer_start,
+            literal=(*self._literal(text, asked, tools), *begun),
+        )
+
+    def _literal(
+        self, text: str, asked: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> list[Span]:
+        """Where in ``text`` messages and tools spell control tokens.
+
+        Found by rendering once more with brackets around each of those, because templates move
+        content about. Hardly any query has one; the others cost no more than a look.
+        """
+        if not any(self._controls.any_in(said) for said in _strings([asked, tools])):
+            return []
+        opening, closing = _unused_characters(text, 2)
+
+        def bracketed(said: str) -> str:
+            return self._controls.bracketed(said, opening=opening, closing=closing)
+
+        try:
+            marked_messages, marked_tools = _with_strings([asked, tools], bracketed)
+        except RecursionError as error:
+            raise InputError(
+                "a message or a tool is nested too deep to tell the control tokens spelt in it "
+                "from the chat template's own; make it flatter"
+            ) from error
+        marked = self._text(marked_messages, marked_tools)
+        pieces = re.split(f"{opening}([^{opening}{closing}]*){closing}", marked)
+        if "".join(pieces) != text:
+            raise InputError(
+                "a message spells one of this model's control tokens, and its chat template "
+                "changes messages in such a way that it cannot be told from the template's own; "
+                "take the control token out of the message"
+            )
+        ends = [0, *accumulate(map(len, pieces))]
+        return list(pairwise(ends))[1::2]
 
     def _own_start(
         self, text: str, asked: Sequence[Message], tools: Sequence[Mapping[str, Any]]
@@ -107,7 +164,7 @@ class ChatTemplate:
         Found by rendering once more with a stand-in, because templates trim content, wrap it,
         and move it about.
         """
-        stand_in = next(c for c in map(chr, range(0xE000, 0xF900)) if c not in text)
+        (stand_in,) = _unused_characters(text, 1)
         last = max(i for i, message in enumerate(asked) if message["role"] != "assistant")
         changed = [*asked]
         changed[last] = {**asked[last], "content": stand_in}
@@ -154,6 +211,47 @@ class ChatTemplate:
         return "".join(pieces)
 
 
+def _unused_characters(text: str, count: int) -> list[str]:
+    """Characters for private use that ``text`` does not use."""
+    used = set(text)
+    unused = list(islice((c for c in map(chr, _PRIVATE_USE) if c not in used), count))
+    if len(unused) < count:
+        raise InputError(
+            "the messages use all of Unicode's private characters; leave out those in U+E000 to "
+            "U+F8FF"
+        )
+    return unused
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in a value such as JSON has, keys as well."""
+    left = [value]
+    while left:
+        match left.pop():
+            case str() as text:
+                yield text
+            case Mapping() as items:
+                left.extend(items)
+                left.extend(items.values())
+            case list() | tuple() as elements:
+                left.extend(elements)
+            case _:
+                pass
+
+
+def _with_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """A copy with every string in it changed, keys as well."""
+    match value:
+        case str() as text:
+            return change(text)
+        case Mapping() as items:
+            return {_with_strings(k, change): _with_strings(v, change) for k, v in items.items()}
+        case list() | tuple() as elements:
+            return [_with_strings(element, change) for element in elements]
+        case _:
+            return value
+
+
 def _checked(messages: Sequence[Message]) -> list[Message]:
     """The messages in the one form that templates know; refuses what has no such form."""
     return [_checked_message(i, message) for i, message in enumerate(messages)]
@@ -194,7 +292,7 @@ def _checked_message(index: int, message: Message) -> Message:
 def _with_parsed_arguments(call: Any) -> Any:
     try:
         arguments = json.loads(call["function"]["arguments"])
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, RecursionError):
         return call  # already an object, or text that a model got wrong: shown as it is
     return {**call, "function": {**call["function"], "arguments": arguments}}
 

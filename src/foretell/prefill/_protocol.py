@@ -16,7 +16,16 @@ Gate = Callable[[ReadPoint, NDArray[np.float32]], bool]
 
 ``True`` lets the prefill go on; ``False`` declines the query: the layers after it need not be
 computed. Runs on the engine's own thread between two layers, so it must be quick and must not
-call the engine. What it raises reaches the caller of ``prefill``.
+call the engine. What it raises reaches the caller of ``prefill``. When the caller gives the
+prefill up while a gate is being asked, ``prefill`` may end before the gate does.
+"""
+
+GivenUp = Callable[[], bool]
+"""Asked again and again while a prefill waits and runs; ``True``: nobody wants it any more.
+
+Once ``True`` it stays so. Called from any thread and many times a second, so it must be quick; a
+``threading.Event``'s ``is_set`` is one. What it raises reaches the caller of ``prefill``, and gives
+the prefill up, too.
 """
 
 
@@ -48,7 +57,7 @@ class Generation(Protocol):
     """An answer being decoded: iterate for its text, piece by piece.
 
     The pieces joined, after ``Prompt.answer_start``, are the answer's text. Closing early gives
-    the request up; ``answer()`` reads on to the end.
+    the request up; ``answer()`` reads on to the end. One thread reads; any other may close.
     """
 
     def __iter__(self) -> Iterator[str]: ...
@@ -58,7 +67,12 @@ class Generation(Protocol):
         ...
 
     def close(self) -> None:
-        """Give up decoding and free what it held; safe to call twice."""
+        """Give up decoding and free what it held; safe to call twice, and from any thread.
+
+        Whoever is reading ends soon, also when waiting for the next piece: with
+        ``CancelledError``, or as if nothing had happened if the answer was complete. The engine
+        computes at most a few tokens more.
+        """
         ...
 
 
@@ -128,7 +142,20 @@ class PrefillEngine(Protocol):
     def render(
         self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
     ) -> Prompt:
-        """The model's own chat template over the messages, tokenised."""
+        """The model's own chat template over the messages, tokenised.
+
+        What the template writes is read as the model's control tokens; the same characters in a
+        message are its text, so that no message can end its turn and begin another's.
+        """
+        ...
+
+    def token_texts(self, prompt: Prompt) -> tuple[str, ...]:
+        """The text of each token of ``prompt``, for people to read.
+
+        A control token reads as it is written in the template (``<|im_end|>``). Bytes that are no
+        whole character by themselves, and tokens whose text the engine does not know, read as
+        U+FFFD.
+        """
         ...
 
     def prefill(
@@ -138,12 +165,19 @@ class PrefillEngine(Protocol):
         gate: Gate | None = None,
         *,
         answer_tokens: int = 256,
+        given_up: GivenUp | None = None,
     ) -> Prefill:
         """Evaluate the prompt once; read activations; stop early when the gate says so.
 
         ``answer_tokens`` is the room set aside for the answer: a ``decode`` of up to that many
-        tokens is certain to fit. Raises ``UnknownReadPointError``, ``ContextOverflowError``,
-        ``EngineBusyError`` or ``EngineClosedError``.
+        tokens is certain to fit. ``given_up`` is how a caller that is waiting here gives up from
+        elsewhere: once it says ``True``, this ends with ``CancelledError`` within some 50 ms,
+        whether the request waits or is being evaluated, and its place is free soon after. Others
+        in the same batch are not disturbed; a request on its own is computed no further than the
+        next read point.
+
+        Raises ``UnknownReadPointError``, ``ContextOverflowError``, ``EngineBusyError``,
+        ``CancelledError`` or ``EngineClosedError``.
         """
         ...
 

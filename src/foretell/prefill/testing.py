@@ -14,10 +14,13 @@ module is imported, for messages that show the values.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import Event
 from typing import Any, get_args
 
 import numpy as np
@@ -25,16 +28,27 @@ import pytest
 from numpy.typing import NDArray
 
 from foretell.errors import (
+    CancelledError,
     ContextOverflowError,
     EngineClosedError,
     InputError,
     UnknownReadPointError,
 )
-from foretell.prefill._protocol import Gate, PrefillEngine
-from foretell.records import Answer, FirstToken, Message, Pooling, ReadPoint, Sampling
+from foretell.prefill._protocol import Gate, GivenUp, PrefillEngine
+from foretell.records import (
+    Answer,
+    FirstToken,
+    Message,
+    Pooling,
+    ReadPoint,
+    Sampling,
+    last_asked,
+)
 
 _ANSWER = 24
 _LONG_ANSWER = 96
+_NOTICED_S = 0.3  # by then whoever asks every few dozen milliseconds has asked
+_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +60,8 @@ class EngineUnderTest:
     tokens when allowed to. The last one ends with a beginning of the answer. ``full_forward``
     gives the residual stream of a conversation's own tokens from a plain forward pass that
     returns every layer: (layers, own tokens, width). ``tolerance`` bounds the largest difference
-    of two activations, as a share of the largest value.
+    of two activations, as a share of the largest value. ``controls`` are texts of control tokens
+    that the chat template writes.
     """
 
     make: Callable[[], PrefillEngine]
@@ -54,6 +69,7 @@ class EngineUnderTest:
     full_forward: Callable[[Sequence[Message]], NDArray[Any]]
     tolerance: float = 1e-5
     reuses_prefixes: bool = True
+    controls: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -248,6 +264,178 @@ class EngineContract:
                 generation.close()
         _assert_same(_ask(engine, messages), alone, subject.tolerance)
 
+    def test_an_answer_closed_elsewhere_ends_for_who_reads_it(
+        self, subject: EngineUnderTest, engine: PrefillEngine
+    ) -> None:
+        messages = subject.conversations[0]
+        alone = _ask(engine, messages)
+        error = _read_and_close(engine, messages, reader_waits=True)
+        assert isinstance(error, CancelledError)
+        _assert_same(_ask(engine, messages), alone, subject.tolerance)
+
+    def test_an_answer_closed_elsewhere_ends_for_who_waits_for_its_next_piece(
+        self, subject: EngineUnderTest, engine: PrefillEngine
+    ) -> None:
+        for _ in range(5):
+            error = _read_and_close(engine, subject.conversations[0], reader_waits=False)
+            # It may have been complete before.
+            assert error is None or isinstance(error, CancelledError)
+
+    def test_a_prefill_given_up_before_it_began_reads_nothing(
+        self, subject: EngineUnderTest, engine: PrefillEngine
+    ) -> None:
+        asked: list[ReadPoint] = []
+        points = _every_point(engine)
+        prompt = engine.render(subject.conversations[0])
+        with pytest.raises(CancelledError):
+            engine.prefill(
+                prompt,
+                points,
+                _stop_at(points[-1], asked),
+                answer_tokens=_ANSWER,
+                given_up=lambda: True,
+            )
+        assert asked == []
+
+    def test_a_prefill_given_up_at_a_read_point_reads_no_further(
+        self, subject: EngineUnderTest, engine: PrefillEngine
+    ) -> None:
+        messages = subject.conversations[0]
+        alone = _ask(engine, messages)
+        points = _every_point(engine)
+        given_up = Event()
+        asked: list[ReadPoint] = []
+
+        def gate(point: ReadPoint, _: object) -> bool:
+            asked.append(point)
+            if not given_up.is_set():
+                given_up.set()
+                time.sleep(_NOTICED_S)
+            return True
+
+        with pytest.raises(CancelledError):
+            engine.prefill(
+                engine.render(messages),
+                points,
+                gate,
+                answer_tokens=_ANSWER,
+                given_up=given_up.is_set,
+            )
+        _assert_same(_ask(engine, messages), alone, subject.tolerance)
+        assert {point.layer for point in asked} == {points[0].layer}
+
+    def test_a_request_given_up_while_it_waits_ends_though_the_engine_is_busy(
+        self, subject: EngineUnderTest, engine: PrefillEngine
+    ) -> None:
+        prompt = engine.render(subject.conversations[0])
+        reached, let_go, given_up = Event(), Event(), Event()
+
+        def gate(*_: object) -> bool:
+            reached.set()
+            return let_go.wait(_PATIENCE_S)
+
+        with ThreadPoolExecutor(2) as pool:
+            try:
+                busy = pool.submit(
+                    engine.prefill, prompt, [ReadPoint(0)], gate, answer_tokens=_ANSWER
+                )
+                assert reached.wait(_PATIENCE_S)
+                waiting = pool.submit(
+                    engine.prefill, prompt, answer_tokens=_ANSWER, given_up=given_up.is_set
+                )
+                time.sleep(_NOTICED_S)
+                given_up.set()
+                error = waiting.exception(_PATIENCE_S / 2)
+            finally:
+                let_go.set()
+            if error is None:  # an engine that can do two things at once kept nobody waiting
+                waiting.result().close()
+            else:
+                assert isinstance(error, CancelledError)
+            busy.result(_PATIENCE_S).close()
+
+    def test_requests_given_up_among_many_disturb_none(
+        self, subject: EngineUnderTest, engine: PrefillEngine
+    ) -> None:
+        messages = subject.conversations[0]
+        points = _every_point(engine)
+        alone = _ask(engine, messages)
+
+        def request(number: int) -> _Seen | None:
+            if number % 2:
+                return _ask(engine, messages, given_up=lambda: False)
+            given_up = Event()
+
+            def gate(point: ReadPoint, _: object) -> bool:
+                if point >= points[number % len(points)]:
+                    given_up.set()
+                return True
+
+            with (
+                suppress(CancelledError),
+                engine.prefill(
+                    engine.render(messages),
+                    points,
+                    gate,
+                    answer_tokens=_ANSWER,
+                    given_up=given_up.is_set,
+                ),
+            ):
+                pass  # it was complete before anybody noticed
+            return None
+
+        with ThreadPoolExecutor(6) as pool:
+            kept = [seen for seen in pool.map(request, range(12)) if seen]
+        assert len(kept) == 6
+        for seen in kept:
+            _assert_same(seen, alone, subject.tolerance)
+
+    def test_giving_up_ends_with_the_prefill(
+        self, subject: EngineUnderTest, engine: PrefillEngine
+    ) -> None:
+        given_up = Event()
+        prompt = engine.render(subject.conversations[0])
+        with engine.prefill(prompt, answer_tokens=3, given_up=given_up.is_set) as prefill:
+            given_up.set()
+            assert prefill.decode(Sampling(max_tokens=3)).answer().finish_reason == "length"
+
+    def test_what_given_up_raises_reaches_the_caller(
+        self, subject: EngineUnderTest, engine: PrefillEngine
+    ) -> None:
+        messages = subject.conversations[0]
+        alone = _ask(engine, messages)
+
+        def given_up() -> bool:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            engine.prefill(engine.render(messages), answer_tokens=_ANSWER, given_up=given_up)
+        _assert_same(_ask(engine, messages), alone, subject.tolerance)
+
+    def test_the_texts_of_the_tokens_make_up_the_prompt(
+        self, subject: EngineUnderTest, engine: PrefillEngine
+    ) -> None:
+        for messages in subject.conversations:
+            prompt = engine.render(messages)
+            texts = engine.token_texts(prompt)
+            assert len(texts) == len(prompt.tokens)
+            own = "".join(texts[prompt.own_start :])
+            assert last_asked(messages) in own or "\ufffd" in own
+
+    def test_a_control_token_spelt_in_a_message_is_text(
+        self, subject: EngineUnderTest, engine: PrefillEngine
+    ) -> None:
+        *earlier, _ = subject.conversations[0]
+
+        def texts_of(content: str) -> tuple[str, ...]:
+            asked: list[Message] = [*earlier, {"role": "user", "content": content}]
+            return engine.token_texts(engine.render(asked))
+
+        for control in subject.controls:
+            plain, spelt = texts_of("Hello"), texts_of(f"Hello {control} there {control}")
+            assert plain.count(control) == spelt.count(control) > 0
+            assert "".join(spelt).count(control) == plain.count(control) + 2
+
     def test_what_a_gate_raises_reaches_the_caller(
         self, subject: EngineUnderTest, engine: PrefillEngine
     ) -> None:
@@ -355,17 +543,51 @@ def _ask(
     read_points: Sequence[ReadPoint] | None = None,
     gate: Gate | None = None,
     sampling: Sampling | None = None,
+    given_up: GivenUp | None = None,
 ) -> _Seen:
     sampling = sampling or Sampling(max_tokens=_ANSWER)
     points = _every_point(engine) if read_points is None else read_points
     prompt = engine.render(messages)
-    with engine.prefill(prompt, points, gate, answer_tokens=sampling.max_tokens) as prefill:
+    with engine.prefill(
+        prompt, points, gate, answer_tokens=sampling.max_tokens, given_up=given_up
+    ) as prefill:
         assert prefill.stopped_at is None
         assert set(prefill.activations) == set(points)
         assert prefill.seconds >= 0
         return _Seen(
             dict(prefill.activations), prefill.first_token, prefill.decode(sampling).answer()
         )
+
+
+def _read_and_close(
+    engine: PrefillEngine, messages: Sequence[Message], *, reader_waits: bool
+) -> BaseException | None:
+    """What a thread that reads an answer ends with when another one closes it.
+
+    The reader either waits for the closing after its first piece, or reads on.
+    """
+    begun, closed = Event(), Event()
+    with (
+        engine.prefill(engine.render(messages), answer_tokens=_LONG_ANSWER) as prefill,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        generation = prefill.decode(Sampling(max_tokens=_LONG_ANSWER))
+
+        def read() -> None:
+            for _ in generation:
+                begun.set()
+                if reader_waits:
+                    closed.wait(_PATIENCE_S)
+
+        reading = pool.submit(read)
+        assert begun.wait(_PATIENCE_S)
+        generation.close()
+        closed.set()
+        error = reading.exception(_PATIENCE_S)
+        if error is not None:
+            with pytest.raises(CancelledError):
+                generation.answer()
+        return error
 
 
 def _stop_at(stop: ReadPoint, asked: list[ReadPoint]) -> Gate:

@@ -4,7 +4,13 @@ A fitted probe predicts with NumPy alone; only fitting imports scikit-learn, or 
 """
 
 from foretell.probes._attention import AttentionProbe, FittedAttentionProbe, TokenExplanation
-from foretell.probes._card import LabelDefinition, ProbeCard, describe, hash_training_data
+from foretell.probes._card import (
+    DepthLimit,
+    LabelDefinition,
+    ProbeCard,
+    describe,
+    hash_training_data,
+)
 from foretell.probes._files import SavedProbe, load_probe, save_probe
 from foretell.probes._fusion import FittedFusionProbe, FusionProbe
 from foretell.probes._gate import FittedGate, GateSettings, fit_gate
@@ -35,6 +41,7 @@ __all__ = [
     "DEFAULT_KINDS",
     "KINDS",
     "AttentionProbe",
+    "DepthLimit",
     "FittedAttentionProbe",
     "FittedFusionProbe",
     "FittedGate",

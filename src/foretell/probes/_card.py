@@ -22,7 +22,10 @@ from foretell.probes._saveable import saveable
 from foretell.probes._selection import Selection
 from foretell.records import ModelIdentity, ReadPoint, RoutingData
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+
+READABLE: Final = (2, SCHEMA_VERSION)
+"""Version 2 knew neither heads of a pool nor a limit of the depth; all else is the same."""
 
 _HASHED: Final = ("weak", "strong", "first_entropy", "first_margin", "weak_tokens")
 """Columns, besides the activations, that a probe or a head is fitted on."""
@@ -37,6 +40,24 @@ class LabelDefinition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DepthLimit:
+    """How deep a probe was allowed to read, and what that costs it.
+
+    It reads no layer beyond the first ``share`` of them, so that an escalated query pays at most
+    about that share of a prefill. ``auroc`` and ``unlimited_auroc`` are of the best linear probe
+    within the limit and of the best anywhere, which reads ``unlimited_read_point``: means over the
+    same held-out folds, ``None`` where undefined.
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, object]] = STRICT_JSON
+
+    share: float
+    auroc: float | None
+    unlimited_auroc: float | None
+    unlimited_read_point: ReadPoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeCard:
     """Identity and provenance of one saved probe.
 
@@ -46,8 +67,8 @@ class ProbeCard:
     weighted as in training. ``metrics`` were measured on held-out queries, in outer folds when
     ``nested_metrics``. ``chosen`` is the best setting of a linear probe among those in ``sweep``,
     and ``kinds_tried`` how the kinds compared in the same folds. ``gate`` and ``heads`` are what is
-    saved beside the probe. ``created`` is ISO 8601 in UTC. ``weights_sha256`` is set when the probe
-    is saved.
+    saved beside the probe. ``depth`` is ``None`` where every layer could be read. ``created`` is
+    ISO 8601 in UTC. ``weights_sha256`` is set when the probe is saved.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, object]] = STRICT_JSON
@@ -76,6 +97,7 @@ class ProbeCard:
     created: str
     gate: GateSettings | None = None
     heads: HeadsSettings = field(default_factory=HeadsSettings)
+    depth: DepthLimit | None = None
     weights_sha256: str = ""
     schema_version: int = field(default=SCHEMA_VERSION)
 
@@ -119,8 +141,12 @@ def describe(
     now: datetime,
     gate: FittedGate | None = None,
     heads: Heads | None = None,
+    pool: Mapping[str, NDArray[np.float64]] | None = None,
+    depth: DepthLimit | None = None,
 ) -> ProbeCard:
     """The card of a selection from ``data``, and of the gate and heads saved beside the probe.
+
+    ``pool`` holds the outcomes that the pool's heads were fitted on, row by row of ``data``.
 
     Raises:
         InputError: ``data`` names no model, or ``now`` has no time zone.
@@ -146,7 +172,7 @@ def describe(
         metrics=selection.metrics,
         nested_metrics=selection.nested,
         calibration=saveable(probe.calibration),
-        training_data_sha256=hash_training_data(data, probe.read_points),
+        training_data_sha256=hash_training_data(data, probe.read_points, pool),
         seed=selection.seed,
         chosen=selection.chosen,
         sweep=selection.sweep,
@@ -155,17 +181,24 @@ def describe(
         created=now.astimezone(UTC).isoformat(timespec="seconds"),
         gate=None if gate is None else gate.settings,
         heads=HeadsSettings() if heads is None else heads.settings(),
+        depth=depth,
     )
 
 
-def hash_training_data(data: RoutingData, read_points: Sequence[ReadPoint]) -> str:
+def hash_training_data(
+    data: RoutingData,
+    read_points: Sequence[ReadPoint],
+    pool: Mapping[str, NDArray[np.float64]] | None = None,
+) -> str:
     """SHA-256 over every labelled query, by id: names, what fits look at, and activations.
 
-    The order of rows does not matter; that of the read points does.
+    ``pool`` holds the outcomes of further models, row by row of ``data``. The order of rows does
+    not matter; that of the read points does.
     """
     digest = hashlib.sha256()
     columns = [data.lengths, data.row_weights()]
     columns += [column for name in _HASHED if len(column := getattr(data, name))]
+    columns += [outcomes for _, outcomes in sorted((pool or {}).items())]
     numbers = np.stack(columns, axis=1).astype("<f8")
     labelled = np.flatnonzero(~np.isnan(data.weak))
     for i in sorted(labelled, key=lambda i: data.ids[i]):

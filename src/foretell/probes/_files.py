@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from foretell.errors import InputError, ProbeFileError
-from foretell.probes._card import SCHEMA_VERSION, ProbeCard
+from foretell.probes._card import READABLE, SCHEMA_VERSION, ProbeCard
 from foretell.probes._gate import FittedGate
 from foretell.probes._heads import Heads
 from foretell.probes._held_out import HeldOut
@@ -82,7 +82,11 @@ def save_probe(
     _require_same(parts)
     folder = Path(folder)
     weights = save(_tensors(parts))
-    card = replace(card, weights_sha256=hashlib.sha256(weights).hexdigest())
+    card = replace(
+        card,
+        weights_sha256=hashlib.sha256(weights).hexdigest(),
+        schema_version=SCHEMA_VERSION,
+    )
     if folder.exists() and not replace_existing:
         raise ProbeFileError(
             f"{folder} exists already; save under another name, or ask to replace it"
@@ -151,6 +155,7 @@ def _widths(saved: SavedProbe) -> list[int]:
         *([saved.probe.width] if isinstance(saved.probe, FittedLinearProbe) else []),
         *([] if gate is None else [gate.width]),
         *([] if strong is None else [strong.probe.width]),
+        *(head.probe.width for head in saved.heads.pool.values()),
         *([] if tokens is None else [len(tokens.weight)]),
     ]
 
@@ -224,9 +229,10 @@ def _read_card(path: Path) -> ProbeCard:
     except ValueError as error:
         raise ProbeFileError(f"{path} is not JSON ({error}); save the probe again") from error
     version = fields.get("schema_version") if isinstance(fields, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in READABLE:
+        readable = " and ".join(map(str, READABLE))
         raise ProbeFileError(
-            f"{path} has schema version {version!r}; this foretell reads {SCHEMA_VERSION}, so "
+            f"{path} has schema version {version!r}; this foretell reads {readable}, so "
             "upgrade foretell or save the probe again"
         )
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
@@ -53,21 +53,38 @@ _PENALTIES: Final = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 
 
 def fit(
-    data: RoutingData, read_points: Sequence[ReadPoint], *, folds: int, seed: int
+    data: RoutingData,
+    read_points: Sequence[ReadPoint],
+    *,
+    pool: Mapping[str, Floats],
+    folds: int,
+    seed: int,
 ) -> HeadsSelection:
     """``fit_heads``, behind the import of scikit-learn."""
     if folds < 2:
         raise InputError(f"cross-validation needs at least 2 folds, got {folds}")
     points = require_read_points(data, read_points)
     require_distinct_ids(data)
+    for name, outcomes in pool.items():
+        if outcomes.shape != (len(data),):
+            raise InputError(
+                f"the outcomes of {name!r} have shape {outcomes.shape}; wanted one for each of the "
+                f"{len(data)} queries"
+            )
     reasons: dict[str, str] = {}
     strong: tuple[StrongHead, Floats] | None = None
     tokens: tuple[TokensHead, Floats] | None = None
+    members: dict[str, tuple[StrongHead, Floats]] = {}
     with spare_one_core():
         try:
-            strong = _fit_strong(data, points, folds, seed)
+            strong = _fit_strong(data, data.strong, points, folds, seed)
         except TrainingDataError as error:
             reasons["strong"] = f"outcomes of the strong model: {error}"
+        for name, outcomes in pool.items():
+            try:
+                members[name] = _fit_strong(data, outcomes, points, folds, seed)
+            except TrainingDataError as error:
+                reasons[f"pool.{name}"] = f"outcomes of {name}: {error}"
         try:
             tokens = _fit_tokens(data, points, folds, seed)
         except TrainingDataError as error:
@@ -76,10 +93,12 @@ def fit(
         heads=Heads(
             strong=strong[0] if strong else None,
             tokens=tokens[0] if tokens else None,
+            pool={name: head for name, (head, _) in members.items()},
             reasons=reasons,
         ),
         p_strong=strong[1] if strong else None,
         expected_tokens=tokens[1] if tokens else None,
+        p_pool={name: chances for name, (_, chances) in members.items()},
     )
 
 
@@ -94,23 +113,27 @@ def _known(column: Floats, n: int) -> NDArray[np.int64]:
 
 
 def _fit_strong(
-    data: RoutingData, points: tuple[ReadPoint, ...], folds: int, seed: int
+    data: RoutingData,
+    outcomes: Floats,
+    points: tuple[ReadPoint, ...],
+    folds: int,
+    seed: int,
 ) -> tuple[StrongHead, Floats]:
-    known = _known(data.strong, len(data))
-    # To the strong model the same search applies, with its outcomes in the place of the weak one's.
-    rows = replace(data.take(known), weak=data.strong[known])
+    known = _known(outcomes, len(data))
+    # To another model the same search applies, with its outcomes in the place of the weak one's.
+    rows = replace(data.take(known), weak=outcomes[known])
     selection = select_probe(
         rows, kinds=("linear",), read_points=points, folds=folds, nested=False, seed=seed
     )
     probe = cast("FittedLinearProbe", selection.probe)  # the only kind asked for
-    weights, outcomes = selection.weights, selection.outcomes
+    weights, succeeded = selection.weights, selection.outcomes
     head = StrongHead(
         settings=StrongHeadSettings(
             probe=dict(probe.settings()),
             calibration=saveable(probe.calibration),
             metrics=selection.metrics,
-            n_train=len(outcomes),
-            base_rate=float(weights @ outcomes / weights.sum()),
+            n_train=len(succeeded),
+            base_rate=float(weights @ succeeded / weights.sum()),
         ),
         probe=probe,
     )

@@ -1,11 +1,11 @@
-"""What else the probe's activations foretell: the strong model's chance, the answer's length."""
+"""What else the probe's activations foretell: other models' chances, the answer's length."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,9 @@ from foretell.records import ReadPoint, RoutingData
 
 Floats = NDArray[np.float64]
 
+_POOL: Final = "pool."
+"""Before a member's name in the names of its arrays."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrongHeadSettings:
@@ -27,7 +30,7 @@ class StrongHeadSettings:
 
     ``probe`` is the settings of the linear probe inside. ``metrics`` (``auroc``, ``brier``,
     ``ece``, ``log_loss``) were measured on held-out folds, on which the read point and the
-    regularisation were chosen too. ``base_rate`` is the strong model's over ``n_train`` queries.
+    regularisation were chosen too. ``base_rate`` is that model's over ``n_train`` queries.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, object]] = STRICT_JSON
@@ -41,7 +44,7 @@ class StrongHeadSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StrongHead:
-    """Foretells whether the *strong* model succeeds, from the weak model's activations."""
+    """Foretells whether *another* model succeeds, from the weak model's activations."""
 
     settings: StrongHeadSettings
     probe: FittedLinearProbe
@@ -52,7 +55,7 @@ class StrongHead:
         return self.probe.read_point
 
     def p_strong(self, activations: ArrayLike, /) -> float | Floats:
-        """Calibrated chance that the strong model succeeds.
+        """Calibrated chance that the other model succeeds.
 
         Returns:
             A float for one activation (width,), an array (n,) for (n, width).
@@ -151,45 +154,55 @@ def smeared(log_length: float | Floats, settings: TokensHeadSettings) -> float |
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadsSettings:
-    """Settings of both heads; ``None`` where there is none, with the reason under its name."""
+    """Settings of the heads; ``None`` where there is none, with the reason under its name."""
 
     __pydantic_config__: ClassVar[Mapping[str, object]] = STRICT_JSON
 
     strong: StrongHeadSettings | None = None
     tokens: TokensHeadSettings | None = None
+    pool: Mapping[str, StrongHeadSettings] = field(default_factory=dict[str, StrongHeadSettings])
     reasons: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Heads:
-    """The heads beside a probe; ``None`` where the labels did not support one.
+    """The heads beside a probe; none where the labels did not support one.
 
-    ``reasons`` says why, under ``strong`` and ``tokens``.
+    ``strong`` is of the first strong model, ``pool`` of the other models to choose from, by their
+    names in the configuration. ``reasons`` says why one is not there, under ``strong``, ``tokens``
+    and ``pool.<name>``.
     """
 
     strong: StrongHead | None = None
     tokens: TokensHead | None = None
+    pool: Mapping[str, StrongHead] = field(default_factory=dict[str, StrongHead])
     reasons: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def read_points(self) -> tuple[ReadPoint, ...]:
         """Where their activations are read, layers rising."""
-        heads = (head for head in (self.strong, self.tokens) if head is not None)
-        return tuple(sorted({head.read_point for head in heads}))
+        heads = (self.strong, self.tokens, *self.pool.values())
+        return tuple(sorted({head.read_point for head in heads if head is not None}))
 
     def settings(self) -> HeadsSettings:
         """All but their arrays."""
         return HeadsSettings(
             strong=None if self.strong is None else self.strong.settings,
             tokens=None if self.tokens is None else self.tokens.settings,
+            pool={name: head.settings for name, head in self.pool.items()},
             reasons=self.reasons,
         )
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """All their arrays by name, as they are saved."""
-        tensors: dict[str, NDArray[Any]] = {}
+        heads = {f"{_POOL}{name}": head for name, head in self.pool.items()}
         if self.strong is not None:
-            tensors |= {f"strong.{k}": array for k, array in self.strong.probe.tensors().items()}
+            heads["strong"] = self.strong
+        tensors: dict[str, NDArray[Any]] = {
+            f"{name}.{k}": array
+            for name, head in heads.items()
+            for k, array in head.probe.tensors().items()
+        }
         if self.tokens is not None:
             tensors["tokens.weight"] = self.tokens.weight
         return tensors
@@ -203,50 +216,61 @@ class Heads:
         """
         strong, tokens = settings.strong, settings.tokens
         return cls(
-            strong=None
-            if strong is None
-            else StrongHead(
-                settings=strong,
-                probe=FittedLinearProbe.from_tensors(
-                    strong.probe,
-                    {k.removeprefix("strong."): array for k, array in tensors.items()},
-                    strong.calibration,
-                ),
-            ),
+            strong=None if strong is None else _strong_head(strong, tensors, "strong"),
             tokens=None
             if tokens is None
             else TokensHead(settings=tokens, weight=tensor_named(tensors, "tokens.weight")),
+            pool={
+                name: _strong_head(member, tensors, f"{_POOL}{name}")
+                for name, member in settings.pool.items()
+            },
             reasons=settings.reasons,
         )
+
+
+def _strong_head(
+    settings: StrongHeadSettings, tensors: Mapping[str, NDArray[Any]], name: str
+) -> StrongHead:
+    own = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+    probe = FittedLinearProbe.from_tensors(settings.probe, own, settings.calibration)
+    return StrongHead(settings=settings, probe=probe)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HeadsSelection:
     """Fitted heads, and what they foretell of their own training queries without cheating.
 
-    ``p_strong`` and ``expected_tokens`` are (n,), one for every row of the training data: of a
-    query that a head was fitted on by a fit without its fold, of any other by the head itself.
-    ``None`` where there is no such head.
+    ``p_strong``, ``expected_tokens`` and each of ``p_pool`` are (n,), one for every row of the
+    training data: of a query that a head was fitted on by a fit without its fold, of any other by
+    the head itself. ``None``, or not in ``p_pool``, where there is no such head.
     """
 
     heads: Heads
     p_strong: Floats | None
     expected_tokens: Floats | None
+    p_pool: Mapping[str, Floats] = field(default_factory=dict[str, Floats])
 
 
 def fit_heads(
-    data: RoutingData, read_points: Sequence[ReadPoint], *, folds: int = 5, seed: int
+    data: RoutingData,
+    read_points: Sequence[ReadPoint],
+    *,
+    pool: Mapping[str, Floats] | None = None,
+    folds: int = 5,
+    seed: int,
 ) -> HeadsSelection:
     """Heads on activations that are read anyway: each at whichever of ``read_points`` suits it.
 
     The strong head is fitted on the queries whose ``strong`` outcome is known and the tokens head
     on those whose ``weak_tokens`` are, with ``data.row_weights()``, in folds that share no group.
-    A head that fewer than 50 queries or a single class would have to support is left out, with the
-    reason.
+    ``pool`` holds, by name, the success of each other model in the data's rows, NaN where it is
+    not known; each gets a head of its own. A head that fewer than 50 queries or a single class
+    would have to support is left out, with the reason.
 
     Raises:
-        InputError: ``read_points`` is empty, or names one that the data does not hold.
+        InputError: ``read_points`` is empty, or names one that the data does not hold; a column of
+            ``pool`` has another length.
     """
     from foretell.probes._head_fitting import fit
 
-    return fit(data, read_points, folds=folds, seed=seed)
+    return fit(data, read_points, pool=pool or {}, folds=folds, seed=seed)

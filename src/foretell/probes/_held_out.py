@@ -18,7 +18,10 @@ _ALWAYS: Final = ("p_success", "weak", "strong")
 _KNOWN: Final = ("p_success", "weak")
 """Columns without gaps."""
 
-_SHARES: Final = ("p_success", "weak", "strong", "p_strong")
+_POOLED: Final = ("p_pool", "pool")
+"""Columns by the name of a pool's member; ``p_pool.mid`` is how a file calls one."""
+
+_SHARES: Final = ("p_success", "weak", "strong", "p_strong", *_POOLED)
 """Columns of chances and successes."""
 
 
@@ -37,6 +40,9 @@ class HeldOut:
     ``prompt_tokens`` and ``weak_tokens`` that the weak model read and wrote,
     ``strong_prompt_tokens`` and ``strong_tokens`` the strong one. ``weights`` count as repetitions
     of a row. Rows of equal ``groups`` (numbers that stand for names) are not independent.
+
+    ``p_pool`` and ``pool`` are, by name, the chance and the success of each other model that has a
+    head, as ``p_strong`` and ``strong`` are of the strong one.
     """
 
     p_success: Floats
@@ -50,28 +56,39 @@ class HeldOut:
     strong_tokens: Floats = field(default_factory=_nothing)
     weights: Floats = field(default_factory=_nothing)
     groups: Floats = field(default_factory=_nothing)
+    p_pool: Mapping[str, Floats] = field(default_factory=dict[str, Floats])
+    pool: Mapping[str, Floats] = field(default_factory=dict[str, Floats])
 
     def __post_init__(self) -> None:
         n = len(self.p_success)
-        for column in fields(self):
-            values: Floats = getattr(self, column.name)
-            may_be_empty = column.name not in _ALWAYS
+        for name, values in self._columns().items():
+            kind = name.split(".", 1)[0]
+            may_be_empty = kind not in (*_ALWAYS, *_POOLED)
             if values.shape != (n,) and not (may_be_empty and values.shape == (0,)):
                 raise InputError(
-                    f"the held-out column {column.name} has shape {values.shape} where p_success "
+                    f"the held-out column {name} has shape {values.shape} where p_success "
                     f"has {self.p_success.shape}; wanted one row for each query"
                 )
-            gaps = np.isnan(values) & (column.name not in _KNOWN)
-            if column.name in _SHARES and not (((values >= 0) & (values <= 1)) | gaps).all():
+            gaps = np.isnan(values) & (kind not in _KNOWN)
+            if kind in _SHARES and not (((values >= 0) & (values <= 1)) | gaps).all():
                 raise InputError(
-                    f"the held-out column {column.name} has numbers outside 0 to 1; wanted a "
+                    f"the held-out column {name} has numbers outside 0 to 1; wanted a "
                     "chance or a success in each row"
                 )
 
+    def _columns(self) -> dict[str, Floats]:
+        """All columns by the names that a file gives them."""
+        single = {c.name: getattr(self, c.name) for c in fields(self) if c.name not in _POOLED}
+        pooled = {
+            f"{kind}.{member}": values
+            for kind in _POOLED
+            for member, values in getattr(self, kind).items()
+        }
+        return {**single, **pooled}
+
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Its columns by name, without the empty ones, as they are saved."""
-        columns = {column.name: getattr(self, column.name) for column in fields(self)}
-        return {name: v for name, v in columns.items() if len(v) or name in _ALWAYS}
+        return {name: v for name, v in self._columns().items() if len(v) or name in _ALWAYS}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Self:
@@ -81,4 +98,15 @@ class HeldOut:
             InputError: One that is always there is missing, or they do not fit together.
         """
         there = [c.name for c in fields(cls) if c.name in _ALWAYS or c.name in tensors]
-        return cls(**{name: tensor_named(tensors, name).astype(np.float64) for name in there})
+        single: dict[str, Any] = {
+            name: tensor_named(tensors, name).astype(np.float64) for name in there
+        }
+
+        def members(kind: str) -> dict[str, Floats]:
+            return {
+                name.removeprefix(f"{kind}."): values.astype(np.float64)
+                for name, values in tensors.items()
+                if name.startswith(f"{kind}.")
+            }
+
+        return cls(**single, p_pool=members("p_pool"), pool=members("pool"))

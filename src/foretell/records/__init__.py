@@ -17,17 +17,30 @@ from foretell.records._queries import (
     last_asked,
 )
 from foretell.records._read_points import Pooling, ReadPoint
+from foretell.records._requests import (
+    ApiKey,
+    Feedback,
+    KeyLimits,
+    LedgerLine,
+    MeteredUsage,
+    RequestRecord,
+)
 from foretell.records._routing_data import OPTIONAL_COLUMNS, RoutingData, TokenActivations
 
 __all__ = [
     "OPTIONAL_COLUMNS",
     "Action",
     "Answer",
+    "ApiKey",
     "Decision",
     "Estimate",
+    "Feedback",
     "FinishReason",
     "FirstToken",
+    "KeyLimits",
+    "LedgerLine",
     "Message",
+    "MeteredUsage",
     "ModelIdentity",
     "Observation",
     "Outcome",
@@ -35,6 +48,7 @@ __all__ = [
     "Query",
     "ReadPoint",
     "Reply",
+    "RequestRecord",
     "Role",
     "RoutingData",
     "Sampling",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from foretell.records._models import Role
@@ -17,7 +18,8 @@ class Estimate:
 
     ``score`` is the raw number (any range, higher means likelier to succeed), ``p_success`` the
     calibrated chance that the weak model succeeds. ``router`` names what made it
-    (``probe geo@3``). ``p_strong`` is the chance that the strong model succeeds, when foretold.
+    (``probe geo@3``). ``p_strong`` is the chance that the strong model succeeds, when foretold,
+    and ``p_pool`` that of every other model of the route by its name.
     ``outside`` says that the query looks like nothing in training, so that the chances mean
     nothing; ``familiarity`` is the p-value behind it: the share of training-like queries that look
     at least as strange.
@@ -29,6 +31,7 @@ class Estimate:
     p_strong: float | None = None
     outside: bool = False
     familiarity: float | None = None
+    p_pool: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def gain(self) -> float | None:
@@ -44,6 +47,9 @@ class Decision:
     about the gain of a strong call, ``keep_at`` is what that means for this query.
     ``stopped_at`` is the layer after which the weak prefill was cut short, ``None`` when it ran to
     its end. ``expected_tokens`` is how long the weak model's answer is likely to be.
+    ``propensity`` is the chance with which a router that explores takes this action, ``None`` where
+    chance had no part in it. ``cause`` names in one word why a query was declined, from a short
+    list (``probe_slow``, ``tools``); ``target`` names the model that was picked from a pool.
     """
 
     action: Action
@@ -59,6 +65,10 @@ class Decision:
     stopped_at: int | None = None
     prefill_ms: float | None = None
     probe_ms: float | None = None
+    p_pool: Mapping[str, float] = field(default_factory=dict[str, float])
+    propensity: float | None = None
+    cause: str | None = None
+    target: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

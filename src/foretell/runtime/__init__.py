@@ -10,6 +10,7 @@ from foretell.runtime._collect import (
     observer_of_model,
 )
 from foretell.runtime._estimators import ProbeEstimator
+from foretell.runtime._explain import Explainer, Explanation
 from foretell.runtime._foretell import Foretell
 from foretell.runtime._goals import (
     Bar,
@@ -18,8 +19,17 @@ from foretell.runtime._goals import (
     gain_ranks_better,
     share_within_budget,
 )
-from foretell.runtime._models import AnsweringModel, OnText, asking, open_engine, open_model
-from foretell.runtime._route import Route
+from foretell.runtime._models import (
+    AnsweringModel,
+    EngineShelf,
+    OnText,
+    asking,
+    drain,
+    open_engine,
+    open_model,
+)
+from foretell.runtime._route import Considered, NoEstimator, Route
+from foretell.runtime._rules import PoolRule, Rule
 from foretell.runtime._training import (
     Trained,
     early_probes,
@@ -40,16 +50,24 @@ __all__ = [
     "AnsweringModel",
     "Bar",
     "Collected",
+    "Considered",
+    "EngineShelf",
+    "Explainer",
+    "Explanation",
     "Foretell",
+    "NoEstimator",
     "OnText",
+    "PoolRule",
     "ProbeEstimator",
     "Route",
+    "Rule",
     "Trained",
     "answering_key",
     "asking",
     "bar_for",
     "collect",
     "default_read_points",
+    "drain",
     "early_bars",
     "early_probes",
     "engine_key",

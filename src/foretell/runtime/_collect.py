@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -156,6 +157,14 @@ def engine_key(engine: PrefillEngine) -> str:
 def answering_key(model: AnsweringModel) -> str:
     """The name in the store of a model that only answers."""
     return model_key(model.identity or model.source)
+
+
+def answered_by(store: Store, domain: str, role: Role) -> Counter[str]:
+    """Answers of a domain in a role, by the key of the model that gave them."""
+    return Counter(
+        model_key(observation.model or observation.answer.model)
+        for observation in store.observations(domain, role)
+    )
 
 
 def _sampled(sampling: Sampling, rollout: int) -> Sampling:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from foretell.errors import RoutingError
 from foretell.policy import Vectors
-from foretell.probes import FittedGate, FittedLinearProbe, FittedProbe, Heads, SavedProbe
+from foretell.probes import (
+    FittedGate,
+    FittedLinearProbe,
+    FittedProbe,
+    Heads,
+    SavedProbe,
+    StrongHead,
+)
 from foretell.records import (
     Estimate,
     FirstToken,
@@ -50,7 +57,8 @@ class ProbeEstimator:
 
     ``gate`` tells queries that look like nothing in training, ``heads`` foretell what else they
     can. ``early`` holds weaker probes at lower layers, each with the bar below which a query is
-    declined there and then.
+    declined there and then; ``early_strong`` foretells the strong model at their read points, so
+    that the bar may be on the gain of a strong call.
     """
 
     probe: FittedProbe
@@ -59,10 +67,16 @@ class ProbeEstimator:
     gate: FittedGate | None = None
     heads: Heads = field(default_factory=Heads)
     early: tuple[tuple[FittedLinearProbe, float], ...] = ()
+    early_strong: Mapping[ReadPoint, StrongHead] = field(
+        default_factory=dict[ReadPoint, StrongHead]
+    )
 
     @classmethod
     def of(
-        cls, saved: SavedProbe, early: tuple[tuple[FittedLinearProbe, float], ...] = ()
+        cls,
+        saved: SavedProbe,
+        early: tuple[tuple[FittedLinearProbe, float], ...] = (),
+        early_strong: Mapping[ReadPoint, StrongHead] | None = None,
     ) -> ProbeEstimator:
         """All that was saved with a probe."""
         return cls(
@@ -72,6 +86,7 @@ class ProbeEstimator:
             gate=saved.gate,
             heads=saved.heads,
             early=early,
+            early_strong=early_strong or {},
         )
 
     @property
@@ -91,10 +106,15 @@ class ProbeEstimator:
         return self.probe.reads_first_token
 
     def early_estimate(self, probe: FittedLinearProbe, vectors: Vectors) -> Estimate:
-        """What an early probe foretells."""
-        score = float(probe.score(vectors[probe.read_point]))
+        """What an early probe foretells, and the strong model's head there, if any."""
+        vector = vectors[probe.read_point]
+        score = float(probe.score(vector))
+        strong = self.early_strong.get(probe.read_point)
         return Estimate(
-            score=score, p_success=float(probe.calibration.p(score)), router=f"probe {self.name}"
+            score=score,
+            p_success=float(probe.calibration.p(score)),
+            router=f"probe {self.name}",
+            p_strong=None if strong is None else float(strong.p_strong(vector)),
         )
 
     def estimate(
@@ -113,6 +133,10 @@ class ProbeEstimator:
             and familiarity is not None
             and familiarity <= gate.settings.false_alarm,
             familiarity=familiarity,
+            p_pool={
+                name: float(head.p_strong(vectors[head.read_point]))
+                for name, head in self.heads.pool.items()
+            },
         )
 
     def expected_tokens(self, vectors: Vectors) -> float | None:

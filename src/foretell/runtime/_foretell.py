@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from statistics import fmean
+from typing import Final
 
 import numpy as np
 
-from foretell.config import Config, CostGoal, RouteConfig, StrongShareGoal, load_config
-from foretell.errors import ConfigError
+from foretell.config import (
+    Config,
+    CostGoal,
+    DailyCostGoal,
+    RouteConfig,
+    StrongShareGoal,
+    load_config,
+)
+from foretell.errors import ConfigError, ProbeFileError, ProbeMismatchError, RoutingError
 from foretell.prefill import PrefillEngine, Progress
-from foretell.probes import HeldOut
+from foretell.probes import HeldOut, SavedProbe
 from foretell.records import Decision, Message, Reply, Role, Sampling
 from foretell.routers import make_router
 from foretell.runtime._estimators import OutsideEstimator, ProbeEstimator
@@ -21,15 +30,33 @@ from foretell.runtime._goals import Bar, bar_for, early_bars, share_within_budge
 from foretell.runtime._models import (
     AnsweringModel,
     EngineModel,
+    EngineShelf,
     OnText,
     asking,
-    open_engine,
     open_model,
 )
-from foretell.runtime._route import Estimator, Route
+from foretell.runtime._route import Estimator, NoEstimator, Route
 from foretell.runtime._training import early_probes, newest_probe, trained_domains
 from foretell.store import Store
 from foretell.upstreams import cost_usd
+
+
+@dataclass(frozen=True, slots=True)
+class _Foreteller:
+    """What foretells for a route, its bar, and what the bar was chosen on."""
+
+    estimator: Estimator | NoEstimator
+    bar: Bar
+    held_out: HeldOut | None = None
+    saved: SavedProbe | None = None
+
+
+_NO_BAR: Final = Bar(keep_at=1.0, reason="there is nothing to compare with a bar")
+_CAUSES: Final = (
+    (ProbeFileError, "no_probe"),
+    (ProbeMismatchError, "probe_mismatch"),
+    (ConfigError, "goal"),
+)
 
 
 class Foretell:
@@ -40,8 +67,10 @@ class Foretell:
         ...     reply = ft.chat([{"role": "user", "content": "In which country is Lyon?"}])
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, engines: EngineShelf | None = None) -> None:
+        """``engines`` lends those that another ``Foretell`` may be using, too."""
         self.config = config
+        self._shelf = engines or EngineShelf()
         self._routes: dict[str, Route] = {}
         self._engines: dict[str, PrefillEngine] = {}
         self._models: dict[str, AnsweringModel] = {}
@@ -81,14 +110,45 @@ class Foretell:
         """
         name = self._route_name(name)
         if name not in self._routes:
-            self._routes[name] = self._open_route(name, self.config.routes[name], progress)
+            config = self.config.routes[name]
+            domain = self._domain(config)
+            weak = self.open_engine(config.weak, progress=progress)
+            foreteller = self._foreteller(config, domain, weak)
+            strong = [self.open_model(strong, progress=progress) for strong in config.strong]
+            self._routes[name] = self._assembled(name, config, weak, strong, foreteller)
         return self._routes[name]
+
+    def domains(self, name: str | None = None) -> tuple[str, ...]:
+        """The domains that a route serves: its own, or all that have a probe."""
+        config = self.route_config(name)
+        if isinstance(config.domain, str):
+            return (config.domain,)
+        return tuple(trained_domains(self.config.probes.dir))
+
+    def open_weak_side(
+        self, name: str, domain: str | None, *, now: datetime, progress: Progress | None = None
+    ) -> Route:
+        """A route without its strong models, for a server that asks those itself.
+
+        What is wrong with the probe, the router or the evidence for the goal is no error here: the
+        route then declines every query, with that as the reason. So does one without a
+        ``domain``. Raises only when the weak model itself cannot be opened.
+        """
+        config = self.config.routes[name]
+        weak = self.open_engine(config.weak, progress=progress)
+        if domain is None:
+            reason = "the route names no domain, and there is no probe to find it by"
+            foreteller = _Foreteller(NoEstimator(cause="no_domain", reason=reason), _NO_BAR)
+        else:
+            foreteller = self._foreteller_or_why(config, domain, weak, now)
+        return self._assembled(name, config, weak, (), foreteller)
 
     def open_engine(self, name: str, *, progress: Progress | None = None) -> PrefillEngine:
         """The engine of a model that is read."""
         if name not in self._engines:
-            engine = open_engine(self.config.models[name], progress=progress)
-            self._release.callback(engine.close)
+            config = self.config.models[name]
+            engine = self._shelf.take(config, progress=progress)
+            self._release.callback(self._shelf.put_back, config)
             self._engines[name] = engine
         return self._engines[name]
 
@@ -136,23 +196,48 @@ class Foretell:
             raise ConfigError(f"no route is called {name!r}; known are {known}")
         return name or next(iter(routes))
 
-    def _open_route(self, name: str, config: RouteConfig, progress: Progress | None) -> Route:
-        domain = self._domain(config)
-        weak = self.open_engine(config.weak, progress=progress)
-        estimator, bar = self._estimator(config, domain, weak)
-        strong = [self.open_model(strong, progress=progress) for strong in config.strong]
+    def _assembled(
+        self,
+        name: str,
+        config: RouteConfig,
+        weak: PrefillEngine,
+        strong: Sequence[AnsweringModel],
+        foreteller: _Foreteller,
+    ) -> Route:
         return Route(
             name=name,
             weak_name=config.weak,
             weak=weak,
             strong=strong,
-            estimator=estimator,
-            bar=bar,
+            estimator=foreteller.estimator,
+            bar=foreteller.bar,
+            held_out=foreteller.held_out,
+            saved=foreteller.saved,
             on_decline=config.on_decline,
             explore=config.explore,
             weak_price=self.config.models[config.weak].price,
             rng=np.random.default_rng(),
         )
+
+    def _foreteller_or_why(
+        self, config: RouteConfig, domain: str, weak: PrefillEngine, now: datetime
+    ) -> _Foreteller:
+        try:
+            found = self._foreteller(config, domain, weak)
+        except RoutingError as error:
+            cause = next((word for kind, word in _CAUSES if isinstance(error, kind)), "router")
+            return _Foreteller(NoEstimator(cause=cause, reason=str(error)), _NO_BAR)
+        most = self.config.probes.max_age_days
+        if most is None or found.saved is None:
+            return found
+        age = (now - datetime.fromisoformat(found.saved.card.created)).total_seconds() / 86_400
+        if age <= most:
+            return found
+        reason = (
+            f"probe {found.saved.card.name} is {age:.0f} days old, and probes.max_age_days is "
+            f"{most:g}; train it again"
+        )
+        return replace(found, estimator=NoEstimator(cause="probe_stale", reason=reason))
 
     def _domain(self, config: RouteConfig) -> str:
         if isinstance(config.domain, str):
@@ -165,23 +250,21 @@ class Foretell:
             raise ConfigError(f"{held}no probe to find it by; set domain:, or run foretell train")
         raise ConfigError(f"{held}probes for {', '.join(trained)}; set domain: to one of them")
 
-    def _estimator(
-        self, config: RouteConfig, domain: str, weak: PrefillEngine
-    ) -> tuple[Estimator, Bar]:
+    def _foreteller(self, config: RouteConfig, domain: str, weak: PrefillEngine) -> _Foreteller:
         if config.router in ("weak", "strong"):
             chance = 1.0 if config.router == "weak" else 0.0
             reason = f"the route always takes the {config.router} model"
             constant = OutsideEstimator.constant(config.router, chance, domain)
-            return constant, Bar(keep_at=0.5, reason=reason)
+            return _Foreteller(constant, Bar(keep_at=0.5, reason=reason))
         if config.router != "probe":
             outside, held_out = self._trained_outside(config, domain)
-            return outside, self._bar(config, held_out, domain)
+            return _Foreteller(outside, self._bar(config, held_out, domain), held_out)
         folder = self.config.probes.dir
         saved = newest_probe(folder, domain)
         saved.card.check_serves(weak.identity, domain)
         bar = self._bar(config, saved.held_out, domain)
         early = early_bars(saved.held_out, early_probes(folder, saved), bar)
-        return ProbeEstimator.of(saved, early), bar
+        return _Foreteller(ProbeEstimator.of(saved, early), bar, saved.held_out, saved)
 
     def _trained_outside(
         self, config: RouteConfig, domain: str
@@ -212,9 +295,15 @@ class Foretell:
         return OutsideEstimator(fitted, domain), held_out
 
     def _bar(self, config: RouteConfig, held_out: HeldOut, domain: str) -> Bar:
-        if isinstance(config.goal, CostGoal):
-            return self._bar_within_budget(config, config.goal, held_out, domain)
-        return bar_for(config.goal, held_out)
+        match config.goal:
+            case CostGoal():
+                return self._bar_within_budget(config, config.goal, held_out, domain)
+            case DailyCostGoal():
+                # Where to begin; what a day may cost is kept to while it passes.
+                bar = bar_for(StrongShareGoal(strong_share=0.5), held_out)
+                return replace(bar, reason=f"{config.goal.usd_per_day:g} USD a day")
+            case _:
+                return bar_for(config.goal, held_out)
 
     def _bar_within_budget(
         self, config: RouteConfig, goal: CostGoal, held_out: HeldOut, domain: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -108,6 +110,35 @@ def _open_llamacpp(config: LlamacppModel, progress: Progress | None) -> PrefillE
         context_tokens=config.context_tokens,
         parallel=config.parallel,
     )
+
+
+class EngineShelf:
+    """Open engines by configuration, each open once however many have taken it.
+
+    Two configurations that are equal share an engine: a gateway that changes its settings does not
+    load the same weights again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._engines: dict[ModelConfig, PrefillEngine] = {}
+        self._taken: Counter[ModelConfig] = Counter()
+
+    def take(self, config: ModelConfig, *, progress: Progress | None = None) -> PrefillEngine:
+        """The engine, opened by the first who asks; raises what ``open_engine`` does."""
+        with self._lock:
+            if config not in self._engines:
+                self._engines[config] = open_engine(config, progress=progress)
+            self._taken[config] += 1
+            return self._engines[config]
+
+    def put_back(self, config: ModelConfig) -> None:
+        """Undo one ``take``; the last one closes the engine."""
+        with self._lock:
+            self._taken[config] -= 1
+            engine = None if self._taken[config] else self._engines.pop(config)
+        if engine is not None:
+            engine.close()
 
 
 def open_model(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from foretell.config import Price
-from foretell.errors import InputError, RoutingError, UpstreamError
-from foretell.policy import EarlyExitGate, GateStage, decide, early_exit_gate
+from foretell.errors import ContextOverflowError, InputError, RoutingError, UpstreamError
+from foretell.policy import EarlyExitGate, GateStage, early_exit_gate
 from foretell.prefill import Prefill, PrefillEngine, Prompt
+from foretell.probes import HeldOut, SavedProbe
 from foretell.records import (
     Answer,
     Decision,
@@ -29,13 +30,44 @@ from foretell.records import (
 from foretell.runtime._estimators import OutsideEstimator, ProbeEstimator
 from foretell.runtime._goals import Bar
 from foretell.runtime._models import AnsweringModel, OnText, drain
+from foretell.runtime._rules import Rule
 from foretell.upstreams import cost_usd
 
 Estimator = ProbeEstimator | OutsideEstimator
 
+_LEAST_ROOM: Final = 64
+"""Tokens of an answer that a context must have room for, unless fewer are asked for."""
+
 
 def _at_least(bar: float, estimate: Estimate) -> bool:
     return estimate.p_success >= bar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoEstimator:
+    """Why there is nothing to foretell by: a word for counters, and a sentence."""
+
+    cause: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Considered:
+    """A decision, and what it was made of.
+
+    ``prefill`` is held in the cache and must be closed; ``None`` when none was made. ``prompt`` is
+    ``None`` when the weak model could not even render the query.
+    """
+
+    decision: Decision
+    prefill: Prefill | None = None
+    estimate: Estimate | None = None
+    prompt: Prompt | None = None
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Length of the prompt as the weak model reads it."""
+        return None if self.prompt is None else len(self.prompt.tokens)
 
 
 class Route:
@@ -46,9 +78,11 @@ class Route:
         weak_name: The weak model's name in replies.
         weak: Its engine.
         strong: In order: the later ones are asked when the earlier ones fail.
-        estimator: What foretells the weak model's success; a string says why there is nothing to
-            foretell it by, and every query is then declined with that reason.
+        estimator: What foretells the weak model's success, or why there is nothing to foretell it
+            by: every query is then declined with that reason.
         bar: The threshold and where it comes from.
+        held_out: What the bar was chosen on, if anything.
+        saved: The probe behind the estimator, as saved; ``None`` for another router.
         on_decline: Who serves without an estimate.
         explore: Share of decisions that is flipped, so that outcomes are known on both sides.
         weak_price: For costs; ``None`` when not known.
@@ -62,8 +96,10 @@ class Route:
         weak_name: str,
         weak: PrefillEngine,
         strong: Sequence[AnsweringModel],
-        estimator: Estimator | str,
+        estimator: Estimator | NoEstimator,
         bar: Bar,
+        held_out: HeldOut | None = None,
+        saved: SavedProbe | None = None,
         on_decline: Role = "strong",
         explore: float = 0.0,
         weak_price: Price | None = None,
@@ -71,6 +107,8 @@ class Route:
     ) -> None:
         self.name = name
         self.bar = bar
+        self.held_out = held_out
+        self.saved = saved
         self.strong = tuple(strong)
         self._weak_name = weak_name
         self._weak = weak
@@ -85,14 +123,34 @@ class Route:
         """The weak model, as it is served."""
         return self._weak.identity
 
+    @property
+    def engine(self) -> PrefillEngine:
+        """The weak model's engine."""
+        return self._weak
+
+    @property
+    def estimator(self) -> Estimator | NoEstimator:
+        """What foretells, or why nothing does."""
+        return self._estimator
+
+    def rule(self) -> Rule:
+        """The route's own rule for one query, with a draw of its own."""
+        return Rule(
+            keep_at=self.bar.keep_at,
+            least_gain=self.bar.least_gain,
+            on_decline=self._on_decline,
+            explore=self._explore,
+            draw=float(self._rng.random()) if self._explore else None,
+        )
+
     def decide(
         self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
     ) -> Decision:
         """What would be done with this query; nothing is generated."""
-        decision, prefill = self._decide(messages, tools, answer_tokens=1)
-        if prefill is not None:
-            prefill.close()
-        return decision
+        looked = self.look(messages, tools=tools)
+        if looked.prefill is not None:
+            looked.prefill.close()
+        return looked.decision
 
     def chat(
         self,
@@ -108,16 +166,16 @@ class Route:
         ``on_decision`` is told before the first piece of text goes to ``on_text``. A weak model
         that cannot take the query (too long, for one) is no error: the query is declined.
         """
-        decision, prefill = self._decide(messages, tools, answer_tokens=sampling.max_tokens)
+        considered = self.consider(messages, tools=tools, answer_tokens=sampling.max_tokens)
+        decision, prefill = considered.decision, considered.prefill
         with ExitStack() as stack:
-            if prefill is None and decision.serve == "weak":
-                decision, prefill = self._prefilled(decision, messages, tools, sampling.max_tokens)
             if prefill is not None:
                 stack.callback(prefill.close)
             if on_decision is not None:
                 on_decision(decision)
             if prefill is not None and decision.serve == "weak":
-                answer = drain(prefill.decode(sampling), on_text)
+                room = self.room(prefill.prompt, sampling.max_tokens)
+                answer = drain(prefill.decode(replace(sampling, max_tokens=room)), on_text)
                 return self._reply(answer, self._weak_name, self._weak_price, decision)
             wasted = self._prefill_usd(prefill)
             if prefill is not None:
@@ -127,46 +185,120 @@ class Route:
             total = None if reply.cost_usd is None or wasted is None else reply.cost_usd + wasted
             return replace(reply, cost_usd=total)
 
-    def _decide(
+    def consider(
         self,
         messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]],
         *,
+        tools: Sequence[Mapping[str, Any]] = (),
         answer_tokens: int,
-    ) -> tuple[Decision, Prefill | None]:
-        estimator = self._estimator
-        if isinstance(estimator, str):
-            return self._declined(estimator), None
-        # Drawn before the prefill: a query that is going to explore must not be stopped early.
-        draw = float(self._rng.random()) if self._explore else None
+        rule: Rule | None = None,
+        given_up: Callable[[], bool] | None = None,
+        on_prompt: Callable[[Prompt], None] | None = None,
+    ) -> Considered:
+        """Decide by ``rule`` (the route's own when absent); the caller closes the prefill.
+
+        When the weak model serves, the prefill is whole and its answer can be decoded from it.
+        ``given_up`` is asked from time to time whether nobody waits any more; ``on_prompt`` is told
+        the prompt before it is evaluated. Raises what the engine does, except that a query which
+        the weak model cannot take is declined.
+        """
+        rule = rule or self.rule()
+        looked = self.look(
+            messages,
+            tools=tools,
+            answer_tokens=answer_tokens,
+            rule=rule,
+            given_up=given_up,
+            on_prompt=on_prompt,
+        )
+        prompt = looked.prompt
+        if looked.prefill is not None or looked.decision.serve == "strong" or prompt is None:
+            return looked
+        room = self.room(prompt, answer_tokens)
+        try:
+            prefill = self._weak.prefill(prompt, answer_tokens=room, given_up=given_up)
+        except InputError as error:
+            declined = _cannot_take(rule, error)
+            if declined.serve == "weak":
+                raise
+            return replace(looked, decision=declined)
+        return replace(looked, prefill=prefill)
+
+    def look(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        answer_tokens: int = 1,
+        rule: Rule | None = None,
+        given_up: Callable[[], bool] | None = None,
+        on_prompt: Callable[[Prompt], None] | None = None,
+    ) -> Considered:
+        """``consider`` with no more than what the decision takes: perhaps without a prefill."""
+        rule = rule or self.rule()
         try:
             prompt = self._weak.render(messages, tools=tools)
         except InputError as error:
-            return self._cannot_take(error), None
+            if rule.on_decline == "weak":
+                raise
+            return Considered(decision=_cannot_take(rule, error))
+        if on_prompt is not None:
+            on_prompt(prompt)
+        estimator = self._estimator
+        if isinstance(estimator, NoEstimator):
+            declined = rule.declined(estimator.cause, estimator.reason)
+            return Considered(decision=declined, prompt=prompt)
         if isinstance(estimator, OutsideEstimator):
-            return self._choose(estimator.estimate(messages, prompt.own_tokens), draw), None
-        gate = self._gate(estimator, prompt, draw)
+            estimate = estimator.estimate(messages, prompt.own_tokens)
+            return Considered(decision=rule.decide(estimate), estimate=estimate, prompt=prompt)
+        gate = self._gate(estimator, prompt, rule)
+        answer_tokens = self.room(prompt, answer_tokens)
         try:
             prefill = self._weak.prefill(
-                prompt, estimator.read_points, gate, answer_tokens=answer_tokens
+                prompt,
+                estimator.read_points,
+                gate,
+                answer_tokens=answer_tokens,
+                given_up=given_up,
             )
         except InputError as error:
-            return self._cannot_take(error), None
+            return Considered(decision=_cannot_take(rule, error), prompt=prompt)
         try:
-            return self._explained(estimator, gate, prefill, draw), prefill
+            decision, estimate = self._explained(estimator, gate, prefill, rule)
         except BaseException:
             prefill.close()
             raise
+        return Considered(decision=decision, prefill=prefill, estimate=estimate, prompt=prompt)
 
-    def _gate(self, estimator: ProbeEstimator, prompt: Prompt, draw: float | None) -> EarlyExitGate:
+    def prefill(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        answer_tokens: int,
+        given_up: Callable[[], bool] | None = None,
+    ) -> Prefill:
+        """A prefill that nobody reads, for a query that the weak model serves anyhow."""
+        prompt = self._weak.render(messages, tools=tools)
+        room = self.room(prompt, answer_tokens)
+        return self._weak.prefill(prompt, answer_tokens=room, given_up=given_up)
+
+    def room(self, prompt: Prompt, answer_tokens: int) -> int:
+        """How long an answer the weak model can give: as long as asked, or what its context holds.
+
+        Callers ask for thousands of tokens and need some dozen; a limit is no reason to refuse.
+        """
+        left = self._weak.context_tokens - len(prompt.tokens)
+        return min(answer_tokens, max(left, _LEAST_ROOM))
+
+    def _gate(self, estimator: ProbeEstimator, prompt: Prompt, rule: Rule) -> EarlyExitGate:
         """Stops a prefill as soon as it is certain that the weak model will not serve."""
-        explores = draw is not None and draw < self._explore
         stages = [
             GateStage(
                 read_point=probe.read_point,
                 foretell=partial(estimator.early_estimate, probe),
                 # What an early look stops must be an escalation by the rule itself.
-                goes_on=partial(_at_least, 0.0 if explores else min(bar, self.bar.keep_at)),
+                goes_on=partial(_at_least, min(bar, rule.stops_below)),
             )
             for probe, bar in estimator.early
         ]
@@ -175,35 +307,14 @@ class Route:
                 GateStage(
                     read_point=estimator.own_points[-1],
                     foretell=partial(estimator.estimate, own_tokens=prompt.own_tokens),
-                    goes_on=lambda seen: explores or self._choose(seen, draw).serve == "weak",
+                    goes_on=lambda seen: rule.explores or rule.decide(seen).serve == "weak",
                 )
             )
         return early_exit_gate(stages)
 
-    def _prefilled(
-        self,
-        decision: Decision,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]],
-        answer_tokens: int,
-    ) -> tuple[Decision, Prefill | None]:
-        """The prefill behind a decision for the weak model that was made without one."""
-        try:
-            prompt = self._weak.render(messages, tools=tools)
-            return decision, self._weak.prefill(prompt, answer_tokens=answer_tokens)
-        except InputError as error:
-            declined = self._cannot_take(error)
-            if declined.serve == "weak":
-                raise
-            return declined, None
-
     def _explained(
-        self,
-        estimator: ProbeEstimator,
-        gate: EarlyExitGate,
-        prefill: Prefill,
-        draw: float | None,
-    ) -> Decision:
+        self, estimator: ProbeEstimator, gate: EarlyExitGate, prefill: Prefill, rule: Rule
+    ) -> tuple[Decision, Estimate]:
         reading = gate.reading
         seconds = 0.0 if reading is None else reading.seconds
         if estimator.needs_whole_prefill and (reading is None or reading.passed):
@@ -220,30 +331,14 @@ class Route:
             raise RoutingError(
                 f"the engine never reached {estimator.own_points[-1]}; this is a defect of it"
             )
-        return replace(
-            self._choose(estimate, draw),
+        decision = replace(
+            rule.decide(estimate),
             expected_tokens=estimator.expected_tokens(prefill.activations),
             stopped_at=prefill.stopped_at,
             prefill_ms=prefill.seconds * 1e3,
             probe_ms=seconds * 1e3,
         )
-
-    def _choose(self, estimate: Estimate, draw: float | None) -> Decision:
-        return decide(
-            estimate,
-            keep_at=self.bar.keep_at,
-            least_gain=self.bar.least_gain,
-            on_decline=self._on_decline,
-            explore=self._explore,
-            draw=draw,
-        )
-
-    def _cannot_take(self, error: InputError) -> Decision:
-        return self._declined(f"the weak model cannot take this query: {error}")
-
-    def _declined(self, reason: str) -> Decision:
-        decision = decide(None, keep_at=self.bar.keep_at, on_decline=self._on_decline)
-        return replace(decision, reason=reason)
+        return decision, estimate
 
     def _ask_strong(
         self, messages: Sequence[Message], sampling: Sampling, on_text: OnText | None
@@ -282,3 +377,8 @@ class Route:
             finish_reason=answer.finish_reason,
             cost_usd=cost_usd(answer.usage, price),
         )
+
+
+def _cannot_take(rule: Rule, error: InputError) -> Decision:
+    cause = "context" if isinstance(error, ContextOverflowError) else "prompt"
+    return rule.declined(cause, f"the weak model cannot take this query: {error}")

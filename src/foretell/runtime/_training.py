@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from foretell.errors import InputError, ProbeFileError, TrainingDataError
 from foretell.probes import (
     DEFAULT_KINDS,
+    DepthLimit,
     FittedGate,
+    Heads,
     HeadsSelection,
     HeldOut,
     LabelDefinition,
@@ -33,6 +35,8 @@ from foretell.records import ReadPoint, RoutingData, Split
 from foretell.store import Store
 
 _NEARLY_AS_GOOD: Final = 0.03
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,35 +62,143 @@ def train_probe(
     seed: int = 0,
     nested: bool = True,
     kinds: Sequence[str] = DEFAULT_KINDS,
+    max_depth: float | None = None,
+    weak_model: str | None = None,
+    strong_model: str | None = None,
+    pool: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
     """Select, fit and calibrate a probe on the domain's training queries; save it.
 
-    ``metric`` says which labels count; it may be left out when the domain has one kind. ``kinds``
-    are the kinds of probe to choose from; ``attention`` takes activations that were collected token
-    by token. The probe becomes the newest version in ``folder/domain``, which is what routes serve.
+    The probe becomes the newest version in ``folder/domain``, which is what routes serve.
+
+    Args:
+        store: Holds the labelled answers.
+        domain: Whose.
+        folder: Of all probes.
+        now: Goes on the card.
+        metric: Which labels count; may be left out when the domain has one kind.
+        seed: Decides the folds.
+        nested: Measure the selection itself in outer folds.
+        kinds: Kinds of probe to choose from; ``attention`` takes activations that were collected
+            token by token.
+        max_depth: Read only the first layers, up to this share of them, so that an escalated
+            query pays at most about that share of a prefill. What it costs in AUROC is on the
+            card. Leaves out ``fusion``, which may ask for the first token.
+        weak_model: Key of the weak model in the store, needed when several have answered.
+        strong_model: Key of the strong model, needed when answers of several are labelled.
+        pool: Keys of further models by their names in the configuration; each gets a head.
+        progress: See ``select_probe``; with ``max_depth`` told of two searches in turn.
     """
     metric = the_metric(store, domain, metric)
-    data = load_split(store, domain, "train", metric=metric, tokens="attention" in kinds)
-    selection = select_probe(data, kinds=kinds, nested=nested, seed=seed, progress=progress)
-    return save_selection(selection, data, domain, metric, folder, now=now)
+    data = load_split(
+        store,
+        domain,
+        "train",
+        metric=metric,
+        tokens="attention" in kinds,
+        weak_model=weak_model,
+        strong_model=strong_model,
+    )
+    outcomes = {
+        name: _outcomes_of(store, domain, key, data, metric=metric, weak_model=weak_model)
+        for name, key in (pool or {}).items()
+    }
+    allowed, unlimited = data, None
+    if max_depth is not None:
+        allowed = within_depth(data, max_depth)
+        kinds = [kind for kind in kinds if kind != "fusion"]
+        # Of the same folds, so that the two can be told apart.
+        unlimited = select_probe(
+            data, kinds=("linear",), nested=False, seed=seed, progress=progress
+        )
+    selection = select_probe(allowed, kinds=kinds, nested=nested, seed=seed, progress=progress)
+    depth = None
+    if max_depth is not None and unlimited is not None:
+        depth = DepthLimit(
+            share=max_depth,
+            auroc=selection.chosen.auroc,
+            unlimited_auroc=unlimited.chosen.auroc,
+            unlimited_read_point=unlimited.chosen.read_point,
+        )
+    return save_selection(
+        selection, allowed, domain, metric, folder, now=now, pool=outcomes, depth=depth
+    )
+
+
+def within_depth(data: RoutingData, max_depth: float) -> RoutingData:
+    """The same queries without the activations of layers beyond the first ``max_depth`` of all.
+
+    Raises ``TrainingDataError`` when none is left.
+    """
+    if not 0 < max_depth <= 1:
+        raise InputError(f"max_depth is {max_depth}; wanted a share of the layers, as 0.6")
+    if data.model is None:
+        raise TrainingDataError("the training data names no model, so its depth is not known")
+    layers = data.model.n_layers
+
+    def share(point: ReadPoint) -> float:
+        return (point.layer + 1) / layers
+
+    # A product such as 0.29 * 100 may fall short of the whole number that is meant.
+    most = max_depth + 1e-9
+    pooled = {point: rows for point, rows in data.activations.items() if share(point) <= most}
+    if not pooled:
+        lowest = min(data.activations, default=None)
+        raise TrainingDataError(
+            f"no read point lies within the first {max_depth:g} of the model's {layers} layers"
+            + ("" if lowest is None else f"; the lowest is {lowest}, at {share(lowest):.2f}")
+            + "; collect again with lower ones (--read-point), or allow more"
+        )
+    tokens = {point: rows for point, rows in data.sequences.items() if share(point) <= most}
+    return replace(data, activations=pooled, sequences=tokens)
 
 
 def load_split(
-    store: Store, domain: str, split: Split, *, metric: str, tokens: bool = False
+    store: Store,
+    domain: str,
+    split: Split,
+    *,
+    metric: str,
+    tokens: bool = False,
+    weak_model: str | None = None,
+    strong_model: str | None = None,
 ) -> RoutingData:
     """One side of a domain's stored queries; raises ``TrainingDataError`` when it is empty.
 
-    ``tokens`` asks for activations token by token, too.
+    ``tokens`` asks for activations token by token, too. Keys of models are needed where several
+    have answered.
     """
-    points = store.read_points(domain) if tokens else None
-    data = store.load_routing_data(domain, metric=metric, split=split, read_points=points)
+    data = store.load_routing_data(
+        domain,
+        metric=metric,
+        split=split,
+        read_points=store.read_points(domain, weak_model=weak_model) if tokens else None,
+        weak_model=weak_model,
+        strong_model=strong_model,
+    )
     if not len(data):
         raise TrainingDataError(
             f"the {split} set of domain {domain!r} is empty: all of its stored queries are of the "
             f"other split; collect and label queries whose split is {split!r}"
         )
     return data
+
+
+def _outcomes_of(
+    store: Store, domain: str, key: str, data: RoutingData, *, metric: str, weak_model: str | None
+) -> Floats:
+    """Success of one more model in the rows of ``data``, NaN where nobody labelled it."""
+    found = store.load_routing_data(
+        domain,
+        metric=metric,
+        split="train",
+        read_points=(),
+        weak_model=weak_model,
+        strong_model=key,
+    )
+    by_id = dict(zip(found.ids, found.strong.tolist(), strict=True))
+    return np.array([by_id.get(query_id, np.nan) for query_id in data.ids])
 
 
 def the_metric(store: Store, domain: str, metric: str | None) -> str:
@@ -114,11 +226,15 @@ def save_selection(
     folder: Path,
     *,
     now: datetime,
+    pool: Mapping[str, Floats] | None = None,
+    depth: DepthLimit | None = None,
 ) -> Trained:
     """Write a selection, with early probes below it, as the domain's next version.
 
-    The early ones are written first, so a version that exists is whole.
+    ``pool`` holds the success of further models in the rows of ``data``, see ``fit_heads``. The
+    early probes are written first, so a version that exists is whole.
     """
+    pool = pool or {}
     version = max(probe_versions(folder, domain), default=0) + 1
     target = _domain_folder(folder, domain) / str(version)
     # What a crash left of this version is of another selection.
@@ -128,10 +244,12 @@ def save_selection(
         chosen: Selection,
         name: str,
         place: Path,
-        heads: HeadsSelection | None = None,
+        heads: HeadsSelection,
         gate: FittedGate | None = None,
+        pool: Mapping[str, Floats] | None = None,
+        depth: DepthLimit | None = None,
     ) -> ProbeCard:
-        beside = None if heads is None else heads.heads
+        beside = heads.heads
         card = describe(
             chosen,
             data,
@@ -142,19 +260,33 @@ def save_selection(
             now=now,
             gate=gate,
             heads=beside,
+            pool=pool,
+            depth=depth,
         )
-        held_out = held_out_of(chosen, data, heads)
+        held_out = held_out_of(chosen, data, heads, pool)
         return save_probe(chosen.probe, card, place, held_out=held_out, gate=gate, heads=beside)
 
     early = tuple(
-        saved(chosen, f"{domain}-early-{point}", _early_folder(target) / point)
+        saved(
+            chosen,
+            f"{domain}-early-{point.name}",
+            _early_folder(target) / point.name,
+            _strong_alone(fit_heads(data, [point], folds=chosen.folds, seed=chosen.seed)),
+        )
         for chosen in select_early_probes(selection, data)
-        if (point := chosen.chosen.read_point.name)
+        if (point := chosen.chosen.read_point)
     )
     points = pooled_points(selection)
-    heads = fit_heads(data, points, folds=selection.folds, seed=selection.seed)
-    card = saved(selection, domain, target, heads, fit_gate_of(selection, data))
+    heads = fit_heads(data, points, pool=pool, folds=selection.folds, seed=selection.seed)
+    gate = fit_gate_of(selection, data)
+    card = saved(selection, domain, target, heads, gate, pool, depth)
     return Trained(selection=selection, card=card, early=early, folder=target)
+
+
+def _strong_alone(heads: HeadsSelection) -> HeadsSelection:
+    """What an early look needs where the bar is on the gain of a strong call, and no more."""
+    strong = Heads(strong=heads.heads.strong)
+    return replace(heads, heads=strong, expected_tokens=None)
 
 
 def select_early_probes(selection: Selection, data: RoutingData) -> list[Selection]:
@@ -212,15 +344,22 @@ def fit_gate_of(selection: Selection, data: RoutingData) -> FittedGate | None:
 
 
 def held_out_of(
-    selection: Selection, data: RoutingData, heads: HeadsSelection | None = None
+    selection: Selection,
+    data: RoutingData,
+    heads: HeadsSelection | None = None,
+    pool: Mapping[str, Floats] | None = None,
 ) -> HeldOut:
-    """What thresholds are chosen on, row by row of the selection."""
+    """What thresholds are chosen on, row by row of the selection.
+
+    ``pool`` holds the success of further models in the rows of ``data``.
+    """
     row_of = {query_id: row for row, query_id in enumerate(data.ids)}
     rows = np.array([row_of[query_id] for query_id in selection.ids])
 
-    def column(values: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    def column(values: Floats | None) -> Floats:
         return values[rows] if values is not None and len(values) else np.empty(0)
 
+    p_pool = {name: chances[rows] for name, chances in heads.p_pool.items()} if heads else {}
     _, groups = np.unique([data.groups[row] for row in rows], return_inverse=True)
     return HeldOut(
         p_success=selection.p_success,
@@ -234,6 +373,8 @@ def held_out_of(
         strong_tokens=column(data.strong_tokens),
         weights=selection.weights,
         groups=groups.astype(np.float64),
+        p_pool=p_pool,
+        pool={name: (pool or {})[name][rows] for name in p_pool},
     )
 
 

@@ -9,13 +9,18 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 
 from foretell.errors import StoreError
 from foretell.store._migrate import migrate
 
 _WRITE = "foretell_write"
 _BUSY_TIMEOUT_MS = 30_000
+_UNUSABLE = (DataError, IntegrityError, UnicodeEncodeError, OverflowError)
+
+
+class UnusableValueError(StoreError):
+    """The database will never take these values, so that trying again is in vain."""
 
 
 class Database:
@@ -50,10 +55,11 @@ class Database:
                 connection = connection.execution_options(**{_WRITE: write})
                 with connection.begin():
                     yield connection
-        except (SQLAlchemyError, UnicodeEncodeError) as error:
+        except (SQLAlchemyError, UnicodeEncodeError, OverflowError) as error:
             # SQLAlchemy repeats the statement and its values, which may be a user's own text
             cause = getattr(error, "orig", None) or error
-            raise StoreError(f"the store {self._name} failed: {_sentence(cause)}") from error
+            kind = UnusableValueError if isinstance(error, _UNUSABLE) else StoreError
+            raise kind(f"the store {self._name} failed: {_sentence(cause)}") from error
 
     def insert(self, table: Table) -> Any:
         """An INSERT that knows ``on_conflict_do_update``, which SQLAlchemy has per dialect."""
@@ -93,6 +99,8 @@ def _configure_sqlite(engine: Engine) -> None:
         cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA journal_mode = WAL")
+        # some builds of SQLite would let a loss of power undo what was committed last
+        cursor.execute("PRAGMA synchronous = FULL")
         cursor.close()
 
     @event.listens_for(engine, "begin")

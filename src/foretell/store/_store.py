@@ -1,46 +1,52 @@
-"""The store: what was observed, how it went, and the vectors that were read."""
+"""The store: what was observed, how it went, what was served, and the vectors that were read."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from sqlalchemy import Connection, delete, func, select
-
-from foretell.errors import InputError
-from foretell.records import Observation, Outcome, Query, ReadPoint, Role, RoutingData, Split
-from foretell.store import _routing, _rows, _tables
+from foretell.records import (
+    ApiKey,
+    Feedback,
+    KeyLimits,
+    LedgerLine,
+    Observation,
+    Outcome,
+    Query,
+    ReadPoint,
+    RequestRecord,
+    Role,
+    RoutingData,
+    Split,
+)
+from foretell.store import (
+    _api_keys,
+    _config_versions,
+    _domains,
+    _feedback,
+    _ledger,
+    _observations,
+    _outcomes,
+    _requests,
+    _routing,
+)
+from foretell.store._config_versions import ConfigVersion
 from foretell.store._database import Database
-from foretell.store._vectors import Shards, check_vectors
-
-_PAGE = 500
-
-_Key = tuple[str, str, str, str, int]
-"""Domain, query id, role, model key, rollout: there is one observation of each."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DomainCounts:
-    """How much of a domain is stored. ``weak`` and ``strong`` count observations."""
-
-    domain: str
-    queries: int
-    weak: int
-    strong: int
-    outcomes: int
+from foretell.store._domains import DomainCounts
+from foretell.store._ledger import Spent
+from foretell.store._vectors import Shards
 
 
 class Store:
-    """Durable observations and outcomes of many domains, safe for many threads and processes.
+    """Durable observations, outcomes and requests, safe for many threads and processes.
 
-    What ``append`` and ``put_outcomes`` have returned from survives a crash. Vectors are written
-    to their Parquet file before the rows that name it, so a crash in between leaves a file that
-    nothing names, never a row without its vectors. All errors are ``StoreError`` unless a method
-    says otherwise. Use as a context manager, or call ``close``.
+    What a method that writes has returned from survives a crash. Vectors are written to their
+    Parquet file before the rows that name it, so a crash in between leaves a file that nothing
+    names, never a row without its vectors. Methods wait for the disk: event loops call them in
+    a thread. All errors are ``StoreError`` unless a method says otherwise. Use as a context
+    manager, or call ``close``.
     """
 
     def __init__(self, database: Database, shards: Shards, clock: Callable[[], float]) -> None:
@@ -74,41 +80,16 @@ class Store:
             InputError: A query was stored before, under the same id, with other messages.
             StoreError: Also for vectors with NaN or infinite values.
         """
-        by_key: dict[_Key, Observation] = {}
-        for observation in observations:
-            check_vectors(observation)
-            by_key.setdefault(_key(observation), observation)
-        if not by_key:
-            return 0
-        now = self._clock()
-        with self._database.transaction(write=True) as connection:
-            self._put_models(connection, by_key.values())
-            self._put_queries(connection, by_key.values(), now)
-            for key in _stored_keys(connection, by_key):
-                del by_key[key]
-            places = self._write_vectors(by_key)
-            rows = [
-                _rows.observation_row(observation, places.get(key), now)
-                for key, observation in by_key.items()
-            ]
-            if rows:
-                connection.execute(self._database.insert(_tables.observations), rows)
-        return len(rows)
+        return _observations.append(
+            self._database, self._shards, observations, recorded_at=self._clock()
+        )
 
     def observed(self, domain: str, role: Role, model_key: str, rollout: int = 0) -> set[str]:
         """Ids of the queries that a model has answered: what a second run may skip.
 
         ``model_key`` is ``store.model_key`` of the model's identity or API name.
         """
-        table = _tables.observations
-        statement = select(table.c.query_id).where(
-            table.c.domain == domain,
-            table.c.role == role,
-            table.c.model_key == model_key,
-            table.c.rollout == rollout,
-        )
-        with self._database.transaction() as connection:
-            return set(connection.scalars(statement))
+        return _observations.observed(self._database, domain, role, model_key, rollout)
 
     def put_outcomes(self, outcomes: Iterable[Outcome], *, model_key: str | None = None) -> None:
         """Store outcomes, all or none; each replaces the earlier one of the same key.
@@ -119,49 +100,14 @@ class Store:
         Raises:
             InputError: Outcomes of queries that are not stored, with their number.
         """
-        by_domain: defaultdict[str, list[Outcome]] = defaultdict(list)
-        for outcome in outcomes:
-            by_domain[outcome.domain].append(outcome)
-        if not by_domain:
-            return
-        now = self._clock()
-        rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-        table = _tables.outcomes
-        with self._database.transaction(write=True) as connection:
-            for domain, judged in by_domain.items():
-                _refuse_unknown(connection, domain, judged)
-                latest = {} if model_key is not None else _latest_models(connection, domain)
-                for outcome in judged:
-                    answered_by = model_key or latest.get((outcome.query_id, outcome.role), "")
-                    row = {**asdict(outcome), "model_key": answered_by, "recorded_at": now}
-                    rows[tuple(row[column.name] for column in table.primary_key)] = row
-            statement = self._database.insert(table)
-            replaced = ("value", "note", "recorded_at")
-            statement = statement.on_conflict_do_update(
-                index_elements=list(table.primary_key),
-                set_={name: statement.excluded[name] for name in replaced},
-            )
-            connection.execute(statement, list(rows.values()))
+        _outcomes.put(self._database, outcomes, model_key=model_key, recorded_at=self._clock())
 
     def observations(self, domain: str, role: Role | None = None) -> Iterator[Observation]:
         """Observations in the order they were stored, without their vectors.
 
         Those appended while iterating may or may not come.
         """
-        statement = _rows.select_observations().where(_tables.observations.c.domain == domain)
-        if role is not None:
-            statement = statement.where(_tables.observations.c.role == role)
-        statement = statement.order_by(_tables.observations.c.id).limit(_PAGE)
-        last_id = 0
-        while True:
-            with self._database.transaction() as connection:
-                page = connection.execute(
-                    statement.where(_tables.observations.c.id > last_id)
-                ).all()
-            yield from map(_rows.observation_of, page)
-            if len(page) < _PAGE:
-                return
-            last_id = page[-1].id
+        return _observations.in_order(self._database, domain, role)
 
     def queries(self, domain: str) -> list[Query]:
         """The queries of a domain, by id."""
@@ -170,10 +116,7 @@ class Store:
 
     def metrics(self, domain: str) -> list[str]:
         """Names of the metrics that the domain's answers are labelled by."""
-        column = _tables.outcomes.c.metric
-        statement = select(column).where(_tables.outcomes.c.domain == domain).distinct()
-        with self._database.transaction() as connection:
-            return sorted(connection.scalars(statement))
+        return _outcomes.metrics(self._database, domain)
 
     def load_routing_data(
         self,
@@ -224,49 +167,166 @@ class Store:
 
     def read_points(self, domain: str, *, weak_model: str | None = None) -> list[ReadPoint]:
         """Read points at which any weak observation of the domain has activations, sorted."""
-        table = _tables.observations
-        statement = select(table.c.vector_shard).where(
-            table.c.domain == domain,
-            table.c.role == "weak",
-            table.c.vector_shard.is_not(None),
-            *([] if weak_model is None else [table.c.model_key == weak_model]),
-        )
-        with self._database.transaction() as connection:
-            shards = set(connection.scalars(statement.distinct()))
-        return sorted({point for name in shards for point in self._shards.read_points(name or "")})
+        return _observations.read_points(self._database, self._shards, domain, weak_model)
 
     def domains(self) -> list[DomainCounts]:
         """What is stored, by domain, in the order of their names."""
-        with self._database.transaction() as connection:
-            queries = _count(connection, _tables.queries.c.domain)
-            answers = _count(connection, _tables.observations.c.domain, _tables.observations.c.role)
-            outcomes = _count(connection, _tables.outcomes.c.domain)
-        return [
-            DomainCounts(
-                domain=domain,
-                queries=queries[domain,],
-                weak=answers.get((domain, "weak"), 0),
-                strong=answers.get((domain, "strong"), 0),
-                outcomes=outcomes.get((domain,), 0),
-            )
-            for (domain,) in sorted(queries)
-        ]
+        return _domains.counts(self._database)
 
     def delete_domain(self, domain: str) -> int:
         """Erase all of a domain, vectors too, and return how many queries it had."""
-        table = _tables.observations
-        shards = select(table.c.vector_shard).where(table.c.domain == domain).distinct()
-        with self._database.transaction(write=True) as connection:
-            names = {name for name in connection.scalars(shards) if name is not None}
-            if self._database.is_sqlite:
-                # A crash may have left files that no row names. Here nobody else is writing.
-                names |= self._shards.of_domain(domain)
-                self._shards.remove_unfinished()
-            removed = connection.execute(
-                delete(_tables.queries).where(_tables.queries.c.domain == domain)
-            )
-        self._shards.remove(names)
-        return removed.rowcount
+        return _domains.erase(self._database, self._shards, domain)
+
+    def append_requests(self, records: Sequence[RequestRecord]) -> None:
+        """Store what was served, all or none; one whose id is stored already stays as it was.
+
+        Callers that must not wait put records into a ``Recorder`` instead.
+        """
+        _requests.append(self._database, records)
+
+    def request(self, request_id: str) -> RequestRecord | None:
+        """The record of one request, ``None`` when none is stored under this id."""
+        return _requests.find(self._database, request_id)
+
+    def requests(
+        self,
+        *,
+        since: float | None = None,
+        key_id: str | None = None,
+        route: str | None = None,
+        limit: int = 100,
+    ) -> list[RequestRecord]:
+        """At most ``limit`` records, newest first.
+
+        Args:
+            since: Only those at this time, seconds since 1970 (UTC), or later.
+            key_id: Only those of this key; ``""`` is who needed none.
+            route: Only those of this route.
+            limit: The most to return.
+        """
+        return _requests.newest(
+            self._database, since=since, key_id=key_id, route=route, limit=limit
+        )
+
+    def delete_requests(self, *, before: float | None = None, key_id: str | None = None) -> int:
+        """Erase records, with the feedback on them, and return how many there were.
+
+        Args:
+            before: Only those earlier than this time, seconds since 1970 (UTC).
+            key_id: Only those of this key.
+
+        Raises:
+            InputError: Neither was given.
+        """
+        return _requests.erase(self._database, before=before, key_id=key_id)
+
+    def ledger(self, *, since_day: str | None = None) -> list[LedgerLine]:
+        """What was served and spent, by day (UTC), key and route, in that order.
+
+        A request counts as kept or escalated by its action; where chance took the action
+        (``explore``), by the role that answered. Forced and bypassed ones are only in
+        ``requests``. A request whose ``cost_usd`` is ``None`` counts as ``unpriced`` and is in
+        neither ``cost_usd`` nor ``always_strong_usd``.
+
+        ``always_strong_usd`` is what the requests in ``cost_usd`` would have cost without
+        routing: the sum of their own ``always_strong_usd`` and, where that is ``None``, of what
+        they did cost. So ``net_saving_usd`` is the saving over exactly those requests of which
+        both costs are known; others neither add to it nor take from it.
+
+        Args:
+            since_day: Only this day, such as ``2026-03-01``, and later ones.
+
+        Raises:
+            InputError: ``since_day`` is not a day.
+        """
+        return _ledger.lines(self._database, since_day=since_day)
+
+    def spent_today(
+        self, key_id: str | None = None, now: float | None = None, *, route: str | None = None
+    ) -> Spent:
+        """Known dollars and the escalations of this day (UTC), as far as its requests are stored.
+
+        Args:
+            key_id: Only requests of this key; ``""`` is who needed none, ``None`` is everybody.
+            now: A time within the day, seconds since 1970 (UTC); the store's clock when ``None``.
+            route: Only requests of this route.
+        """
+        now = self._clock() if now is None else now
+        return _ledger.spent(self._database, now=now, key_id=key_id, route=route)
+
+    def put_feedback(self, feedback: Feedback, *, key_id: str) -> Literal["created", "replaced"]:
+        """Store feedback on a request, in the place of any by the same metric, source and author.
+
+        It may come as late as it likes, but not before the record of its request: with a
+        ``Recorder``, call its ``flush`` first, which returns at once when nothing is queued.
+
+        Args:
+            feedback: What is said.
+            key_id: Key of who says it, whose own the request must be; ``""`` may speak of any.
+
+        Raises:
+            InputError: No such request; in the same words when it is that of another key. Or a
+                text holds characters that no database takes.
+        """
+        return _feedback.put(self._database, feedback, key_id=key_id, recorded_at=self._clock())
+
+    def feedback(self, request_id: str) -> list[Feedback]:
+        """All feedback on a request, in the order of metric, source and author."""
+        return _feedback.of_request(self._database, request_id)
+
+    def delete_feedback(
+        self, request_id: str, *, metric: str, source: str, author: str = "", key_id: str
+    ) -> bool:
+        """Take feedback back; ``False`` when there was none, or the request is of another key.
+
+        ``key_id`` is as in ``put_feedback``.
+        """
+        return _feedback.erase(
+            self._database, request_id, metric=metric, source=source, author=author, key_id=key_id
+        )
+
+    def create_key(self, name: str, limits: KeyLimits | None = None) -> tuple[ApiKey, str]:
+        """Make an API key; the second value is the key itself, which nobody can show again.
+
+        Raises:
+            InputError: The name is empty or not printable, or a limit allows nothing or is not
+                a number.
+        """
+        return _api_keys.create(self._database, name, limits or KeyLimits(), at=self._clock())
+
+    def keys(self) -> list[ApiKey]:
+        """All API keys, revoked ones too, oldest first."""
+        return _api_keys.all_keys(self._database)
+
+    def revoke_key(self, key_id: str) -> ApiKey:
+        """Make an API key useless from now on; one that was revoked before stays as it was.
+
+        Raises:
+            InputError: No key has this id.
+        """
+        return _api_keys.revoke(self._database, key_id, at=self._clock())
+
+    def key_by_sha256(self, sha256: str) -> ApiKey | None:
+        """The API key with this ``key_sha256``; ``None`` when there is none or it was revoked."""
+        return _api_keys.by_sha256(self._database, sha256)
+
+    def put_config_version(
+        self, config_hash: str, text: str, by: str, at: float | None = None
+    ) -> bool:
+        """Keep a configuration that came into force; ``False`` when the newest one is the same.
+
+        Args:
+            config_hash: What tells this text from others.
+            text: The configuration; it holds no secrets.
+            by: Who or what brought it.
+            at: Since when, seconds since 1970 (UTC); the store's clock when ``None``.
+        """
+        at = self._clock() if at is None else at
+        return _config_versions.put(self._database, config_hash, text, by, at)
+
+    def config_versions(self) -> list[ConfigVersion]:
+        """Configurations that were in force, newest first."""
+        return _config_versions.all_versions(self._database)
 
     def close(self) -> None:
         """Close the database; safe to call twice."""
@@ -277,122 +337,3 @@ class Store:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def _put_models(self, connection: Connection, observations: Iterable[Observation]) -> None:
-        identities = {
-            _rows.key_of(observation): None
-            if observation.model is None
-            else asdict(observation.model)
-            for observation in observations
-        }
-        connection.execute(
-            self._database.insert(_tables.models).on_conflict_do_nothing(),
-            [{"key": key, "identity": identity} for key, identity in identities.items()],
-        )
-
-    def _put_queries(
-        self, connection: Connection, observations: Iterable[Observation], now: float
-    ) -> None:
-        rows: dict[tuple[str, str], dict[str, Any]] = {}
-        for observation in observations:
-            row = _rows.query_row(observation.domain, observation.query, now)
-            key = (observation.domain, observation.query.id)
-            if key in rows and rows[key]["messages"] != row["messages"]:
-                raise _other_messages(*key)
-            rows[key] = row
-        for domain, ids in _pages(rows):
-            stored = select(_tables.queries.c.id, _tables.queries.c.messages).where(
-                _tables.queries.c.domain == domain, _tables.queries.c.id.in_(ids)
-            )
-            for query_id, messages in connection.execute(stored):
-                if rows[domain, query_id]["messages"] != messages:
-                    raise _other_messages(domain, query_id)
-        statement = self._database.insert(_tables.queries)
-        followed = ("reference", "group_id", "split", "attributes")
-        statement = statement.on_conflict_do_update(
-            index_elements=list(_tables.queries.primary_key),
-            set_={name: statement.excluded[name] for name in followed},
-        )
-        connection.execute(statement, list(rows.values()))
-
-    def _write_vectors(self, observations: dict[_Key, Observation]) -> dict[_Key, tuple[str, int]]:
-        """Shard and row of each observation that has vectors."""
-        alike: defaultdict[tuple[Any, ...], list[_Key]] = defaultdict(list)
-        for key, observation in observations.items():
-            if observation.activations:
-                shapes = {
-                    (point, vector.shape[-1]) for point, vector in observation.activations.items()
-                }
-                alike[observation.domain, _rows.key_of(observation), frozenset(shapes)].append(key)
-        places: dict[_Key, tuple[str, int]] = {}
-        for (domain, model, _), keys in alike.items():
-            name = self._shards.write(domain, model, [observations[key] for key in keys])
-            places |= {key: (name, row) for row, key in enumerate(keys)}
-        return places
-
-
-def _key(observation: Observation) -> _Key:
-    return (
-        observation.domain,
-        observation.query.id,
-        observation.role,
-        _rows.key_of(observation),
-        observation.rollout,
-    )
-
-
-def _stored_keys(connection: Connection, keys: Iterable[_Key]) -> list[_Key]:
-    """Those of ``keys`` that are stored."""
-    wanted = set(keys)
-    table = _tables.observations
-    columns = (table.c.domain, table.c.query_id, table.c.role, table.c.model_key, table.c.rollout)
-    stored: list[_Key] = []
-    for domain, ids in _pages({(key[0], key[1]) for key in wanted}):
-        statement = select(*columns).where(table.c.domain == domain, table.c.query_id.in_(ids))
-        stored += [key for row in connection.execute(statement) if (key := tuple(row)) in wanted]
-    return stored
-
-
-def _pages(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    """Domains with their query ids, at most a page of them: databases limit the parameters."""
-    by_domain: defaultdict[str, list[str]] = defaultdict(list)
-    for domain, query_id in pairs:
-        by_domain[domain].append(query_id)
-    for domain, ids in by_domain.items():
-        for start in range(0, len(ids), _PAGE):
-            yield domain, ids[start : start + _PAGE]
-
-
-def _other_messages(domain: str, query_id: str) -> InputError:
-    return InputError(
-        f"query {query_id!r} of domain {domain!r} was stored with other messages; "
-        "give the new query another id, or delete the domain first"
-    )
-
-
-def _refuse_unknown(connection: Connection, domain: str, outcomes: Sequence[Outcome]) -> None:
-    known = set(
-        connection.scalars(select(_tables.queries.c.id).where(_tables.queries.c.domain == domain))
-    )
-    unknown = sorted({outcome.query_id for outcome in outcomes} - known)
-    if unknown:
-        raise InputError(
-            f"{len(unknown)} outcomes are of queries that domain {domain!r} does not have, such "
-            f"as {unknown[0]!r}; collect the queries first, or check the domain's name"
-        )
-
-
-def _latest_models(connection: Connection, domain: str) -> dict[tuple[str, str], str]:
-    """By query and role, the key of the model that answered last."""
-    table = _tables.observations
-    statement = (
-        select(table.c.query_id, table.c.role, table.c.model_key)
-        .where(table.c.domain == domain)
-        .order_by(table.c.id)
-    )
-    return {(query_id, role): key for query_id, role, key in connection.execute(statement)}
-
-
-def _count(connection: Connection, *columns: Any) -> dict[tuple[str, ...], int]:
-    statement = select(*columns, func.count()).group_by(*columns)
-    return {tuple(row[:-1]): row[-1] for row in connection.execute(statement)}

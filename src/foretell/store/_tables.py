@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
+    Boolean,
     Column,
     Double,
     ForeignKey,
     ForeignKeyConstraint,
+    Index,
     Integer,
     MetaData,
     String,
@@ -85,4 +88,84 @@ outcomes = Table(
     ForeignKeyConstraint(
         ["domain", "query_id"], ["queries.domain", "queries.id"], ondelete="CASCADE"
     ),
+)
+
+# `day` (UTC, such as "2026-03-01") follows from `at`; databases do not agree on how to work it out.
+# The tokens are NULL when the provider did not say. Big, since others counted them.
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("day", String, nullable=False),
+    Column("key_id", String, nullable=False),
+    Column("route", String),
+    Column("domain", String),
+    Column("model", String, nullable=False),
+    Column("serve", String),
+    Column("action", String, nullable=False),
+    Column("cause", String),
+    Column("status", Integer, nullable=False),
+    Column("streamed", Boolean, nullable=False),
+    Column("p_success", Double),
+    Column("p_strong", Double),
+    Column("keep_at", Double),
+    Column("propensity", Double),
+    Column("explored", Boolean, nullable=False),
+    Column("probe", String),
+    Column("session", String),
+    Column("prompt_tokens", BigInteger),
+    Column("completion_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("weak_usd", Double),
+    Column("strong_usd", Double),
+    Column("cost_usd", Double),
+    Column("always_strong_usd", Double),
+    Column("seconds", Double, nullable=False),
+    Column("first_byte_s", Double),
+    Column("prefill_s", Double),
+    Column("overhead_s", Double),
+    Column("finish_reason", String),
+    Index("requests_at", "at"),
+    Index("requests_key_id_at", "key_id", "at"),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("request_id", String, ForeignKey("requests.id", ondelete="CASCADE"), primary_key=True),
+    Column("metric", String, primary_key=True),
+    Column("source", String, primary_key=True),
+    Column("author", String, primary_key=True),
+    Column("value", Double, nullable=False),
+    Column("note", String, nullable=False),
+    Column("recorded_at", Double, nullable=False),
+)
+
+# Of a key itself only the hash is here. A limit that is NULL sets none.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("sha256", String, nullable=False, unique=True),
+    Column("routes", JSON(none_as_null=True)),
+    Column("requests_per_minute", Double),
+    Column("concurrent", Integer),
+    Column("usd_per_day", Double),
+    Column("escalations_per_day", Integer),
+    Column("created_at", Double, nullable=False),
+    Column("revoked_at", Double),
+)
+
+# A configuration that comes back (a rollback) is a version of its own, with the hash of the first.
+config_versions = Table(
+    "config_versions",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("hash", String, nullable=False),
+    Column("text", String, nullable=False),
+    Column("by", String, nullable=False),
+    Column("at", Double, nullable=False),
 )

@@ -73,8 +73,12 @@ class AnswerStream:
 
 
 def error_text(body: Any) -> str:
-    """What an OpenAI-shaped error body says, in one short line, even if that is nothing."""
-    error: Any = body.get("error") if isinstance(body, dict) else None
+    """What an error body says, in one short line, even if that is nothing.
+
+    Read in OpenAI's shape, else as the plain ``message`` or ``detail`` of other servers.
+    """
+    fields: dict[str, Any] = body if isinstance(body, dict) else {}
+    error: Any = fields.get("error") or fields.get("message") or fields.get("detail")
     message: Any = error.get("message") if isinstance(error, dict) else error
     line = " ".join(message.split()) if isinstance(message, str) else ""
     return (line if len(line) <= 200 else line[:199] + "…") or "no reason given"

@@ -10,21 +10,20 @@ from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import stamina
 
-from foretell.errors import ConfigError, InputError, UpstreamError
+from foretell.errors import InputError, UpstreamError
 from foretell.records import Answer, Message, Sampling
-from foretell.upstreams._answer_stream import DONE, AnswerStream, error_text
-from foretell.upstreams._protocol import OnText, UpstreamCallError
+from foretell.upstreams._answer_stream import DONE, AnswerStream
+from foretell.upstreams._endpoint import api_key, checked_base_url, without_key
+from foretell.upstreams._protocol import FailureKind, OnText, UpstreamCallError
+from foretell.upstreams._refusals import error_message, is_worth_trying_again, refusal_kind
 from foretell.upstreams._retries import Deadlines, Retries, backoff_hook, retry_after_s
 from foretell.upstreams._sse import EventParser
 
 if TYPE_CHECKING:
     import aiohttp
-
-_ERROR_BODY_BYTES = 16_384
 
 
 class OpenAIChatModel:
@@ -51,7 +50,7 @@ class OpenAIChatModel:
     ) -> None:
         """Raises ``ConfigError`` for a URL that cannot be called safely."""
         self._name = name
-        self._url = f"{_checked_base_url(name, base_url)}/chat/completions"
+        self._url = f"{checked_base_url(name, base_url)}/chat/completions"
         self._model = model
         self._api_key_env = api_key_env
         self._deadlines = deadlines or Deadlines()
@@ -86,7 +85,7 @@ class OpenAIChatModel:
         the answer's first byte. Raises ``UpstreamCallError``, or ``ConfigError`` when the API key
         is not set.
         """
-        key = self._api_key()
+        key = api_key(self._name, self._api_key_env, self._environment)
         body = _request_body(self._model, messages, sampling)
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._deadlines.total_s
@@ -107,7 +106,9 @@ class OpenAIChatModel:
         except TimeoutError:
             if not limit.expired():
                 raise
-        raise self._error(f"gave no whole answer within {self._deadlines.total_s:g} s", key)
+        raise self._error(
+            f"gave no whole answer within {self._deadlines.total_s:g} s", key, kind="timeout"
+        )
 
     async def _attempt(
         self, body: Mapping[str, Any], key: str | None, on_text: OnText | None
@@ -146,11 +147,21 @@ class OpenAIChatModel:
                         yield data
         except aiohttp.ServerTimeoutError:
             waited = "broke off: silent for too long" if answering else "did not answer in time"
-            raise self._error(waited, key, retryable=not answering) from None
+            raise self._error(
+                waited,
+                key,
+                kind="broke_off" if answering else "timeout",
+                retryable=not answering,
+            ) from None
         except aiohttp.ClientError as error:
             # The cause is cut off: it may hold the request with its headers, so the key.
             failed = "broke off" if answering else "could not be reached"
-            raise self._error(f"{failed}: {error}", key, retryable=not answering) from None
+            raise self._error(
+                f"{failed}: {error}",
+                key,
+                kind="broke_off" if answering else "unreachable",
+                retryable=not answering,
+            ) from None
 
     def _parsed(self, parser: EventParser, chunk: bytes, key: str | None) -> list[str]:
         try:
@@ -162,27 +173,28 @@ class OpenAIChatModel:
         self, response: aiohttp.ClientResponse, key: str | None
     ) -> UpstreamCallError:
         """The error that a status other than 200 means."""
+        from foretell.upstreams._connections import beginning
+
         status = response.status
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             # What such a body says is left out: it often quotes part of the key.
             source = f"the API key in {self._api_key_env}" if key else "a call without an API key"
-            return self._error(f"refused {source} (HTTP {status})", key, status=status)
+            return self._error(
+                f"refused {source} (HTTP {status})", key, kind="unauthorised", status=status
+            )
         if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
             return self._error(
                 f"redirects (HTTP {status}), which is not followed; set base_url to where it leads",
                 key,
                 status=status,
             )
-        try:
-            reason = error_text(json.loads(await response.content.read(_ERROR_BODY_BYTES)))
-        except ValueError:
-            reason = response.reason or "no reason given"
-        busy = status == HTTPStatus.TOO_MANY_REQUESTS
+        body = await beginning(response)
         return self._error(
-            f"answered with HTTP {status}: {reason}",
+            f"answered with HTTP {status}: {error_message(body) or response.reason}",
             key,
+            kind=refusal_kind(status, body),
             status=status,
-            retryable=busy or status >= HTTPStatus.INTERNAL_SERVER_ERROR,
+            retryable=is_worth_trying_again(status, body),
             retry_after_s=retry_after_s(response.headers.get("Retry-After"), now=self._now()),
         )
 
@@ -191,13 +203,15 @@ class OpenAIChatModel:
         what: str,
         key: str | None,
         *,
+        kind: FailureKind = "error",
         status: int | None = None,
         retryable: bool = False,
         retry_after_s: float | None = None,
     ) -> UpstreamCallError:
         message = f"model {self._name!r} at {self._url} {what}"
         return UpstreamCallError(
-            message.replace(key, "***") if key else message,
+            without_key(message, key),
+            kind=kind,
             status=status,
             retryable=retryable,
             retry_after_s=retry_after_s,
@@ -211,49 +225,14 @@ class OpenAIChatModel:
         except UpstreamError as error:
             raise self._error(str(error), key) from None
 
-    def _api_key(self) -> str | None:
-        if self._api_key_env is None:
-            return None
-        key = self._environment.get(self._api_key_env, "").strip()
-        if not key:
-            raise ConfigError(
-                f"model {self._name!r} needs an API key in the environment variable "
-                f"{self._api_key_env}, which is not set"
-            )
-        if not (key.isascii() and key.isprintable()):
-            raise ConfigError(
-                f"the API key in {self._api_key_env} has characters that no key has, such as a "
-                "line break; set it again"
-            )
-        return key
-
     def _open_session(self) -> aiohttp.ClientSession:
-        import aiohttp
+        from foretell.upstreams._connections import open_session
 
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # how many call at once is the caller's
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(
-                    total=None,
-                    connect=self._deadlines.connect_s,
-                    sock_read=self._deadlines.idle_s,
-                ),
+            self._session = open_session(
+                connect_s=self._deadlines.connect_s, idle_s=self._deadlines.idle_s
             )
         return self._session
-
-
-def _checked_base_url(name: str, base_url: str) -> str:
-    wanted = "wanted something like 'https://host/v1', without a user, query or fragment"
-    try:
-        parts = urlsplit(base_url)
-        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        raise ConfigError(f"base_url of model {name!r} is no URL; {wanted}") from None
-    if not whole or "@" in parts.netloc or parts.query or parts.fragment:
-        # The URL is not quoted: it may hold a password.
-        raise ConfigError(f"base_url of model {name!r} cannot be used; {wanted}")
-    return base_url.rstrip("/")
 
 
 def _request_body(model: str, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:

@@ -50,6 +50,16 @@ class Deadlines:
                 raise ConfigError(f"{name} is {getattr(self, name)}; wanted seconds above 0")
 
 
+def backoff_s(tries: int, *, first_wait_s: float, longest_wait_s: float, draw: float) -> float:
+    """Seconds to wait after ``tries`` failed attempts: doubled each time, up to the longest.
+
+    ``draw``, from 0 to 1, takes up to half of it away, so that many clients do not come back in
+    step.
+    """
+    whole = min(longest_wait_s, first_wait_s * 2.0 ** min(tries - 1, 60))
+    return whole * (1 - draw / 2)
+
+
 def retry_after_s(header: str | None, *, now: datetime) -> float | None:
     """Seconds that a ``Retry-After`` header asks for (RFC 9110, section 10.2.3).
 

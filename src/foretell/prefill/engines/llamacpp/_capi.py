@@ -216,6 +216,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, list[Any]]]] = {
     "llama_model_is_hybrid": (_bool, [_ptr]),
     "llama_vocab_n_tokens": (_i32, [_ptr]),
     "llama_vocab_get_text": (_str, [_ptr, _i32]),
+    "llama_vocab_get_attr": (_i32, [_ptr, _i32]),
     "llama_vocab_bos": (_i32, [_ptr]),
     "llama_vocab_eos": (_i32, [_ptr]),
     "llama_vocab_get_add_bos": (_bool, [_ptr]),

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foretell.errors import (
-    CancelledError,
     ContextOverflowError,
     EngineBusyError,
     EngineClosedError,
@@ -30,8 +29,14 @@ from foretell.errors import (
     UnknownReadPointError,
 )
 from foretell.prefill._chat_template import ChatTemplate
+from foretell.prefill._giving_up import (
+    ASK_EVERY_S,
+    answer_given_up,
+    prefill_given_up,
+    refuse_when_given_up,
+)
 from foretell.prefill._logits import log_normaliser
-from foretell.prefill._protocol import Gate, Prompt
+from foretell.prefill._protocol import Gate, GivenUp, Prompt
 from foretell.prefill._stopping_text import StoppingText
 from foretell.prefill.engines.llamacpp._batch import BatchRows
 from foretell.prefill.engines.llamacpp._capi import LlamaLibrary, load_library
@@ -178,11 +183,17 @@ class LlamaCppEngine:
     ) -> Prompt:
         """The model's own chat template over the messages, tokenised."""
         rendered = self._template.render(messages, tools)
-        tokens = self._vocabulary.tokenise(rendered.text)
-        shared = self._vocabulary.tokenise(rendered.text[: rendered.own_start])
+        text, literal = rendered.text, rendered.literal
+        tokens = self._vocabulary.tokenise(text, literal=literal)
+        shared = self._vocabulary.tokenise(text[: rendered.own_start], literal=literal)
         # Tokens may join across the boundary; what differs belongs to the query.
         own_start = min(common_prefix(shared, tokens), len(tokens) - 1)
         return Prompt(tokens=tokens, own_start=own_start, answer_start=rendered.answer_start)
+
+    def token_texts(self, prompt: Prompt) -> tuple[str, ...]:
+        """Each token's text, control tokens as they are written; U+FFFD for parts of characters."""
+        self._check_tokens(prompt)
+        return self._vocabulary.texts(prompt.tokens)
 
     def prefill(
         self,
@@ -191,13 +202,19 @@ class LlamaCppEngine:
         gate: Gate | None = None,
         *,
         answer_tokens: int = 256,
+        given_up: GivenUp | None = None,
     ) -> LlamaCppPrefill:
         """Evaluate the prompt once; read activations; stop early when the gate says so."""
-        future = self.submit(prompt, read_points, gate, answer_tokens=answer_tokens)
+        self._check(prompt, read_points, answer_tokens)
+        refuse_when_given_up(given_up)
+        request = Request(prompt, read_points, gate, answer_tokens)
+        future = self._enqueue(request)
         try:
-            return future.result()
+            return _result(future, given_up)
         except BaseException:
-            future.cancel()
+            request.given_up = True
+            if not future.cancel():
+                self._inbox.put(lambda: self._cancel(request))
             raise
 
     def submit(
@@ -210,7 +227,9 @@ class LlamaCppEngine:
     ) -> Future[LlamaCppPrefill]:
         """``prefill`` without waiting. Cancelling the future takes a waiting request out."""
         self._check(prompt, read_points, answer_tokens)
-        request = Request(prompt, read_points, gate, answer_tokens)
+        return self._enqueue(Request(prompt, read_points, gate, answer_tokens))
+
+    def _enqueue(self, request: Request) -> Future[LlamaCppPrefill]:
         future = request.prefilled
         assert future is not None  # noqa: S101 - given up only by the engine's thread
         with self._submitting:
@@ -223,10 +242,15 @@ class LlamaCppEngine:
                 )
             self._queue_length += 1
             self._inbox.put(lambda: self._queue.append(request))
-        future.add_done_callback(
-            lambda done: done.cancelled() and self._inbox.put(self._tidy_queue)
-        )
+        future.add_done_callback(self._leave_queue_when_cancelled)
         return future
+
+    def _leave_queue_when_cancelled(self, future: Future[LlamaCppPrefill]) -> None:
+        """Its place in the queue is free at once, though the engine may be busy for long."""
+        if future.cancelled():
+            with self._submitting:
+                self._queue_length -= 1
+            self._inbox.put(self._tidy_queue)
 
     def close(self) -> None:
         """Free the model; requests in flight end with ``EngineClosedError``."""
@@ -256,18 +280,21 @@ class LlamaCppEngine:
                 raise UnknownReadPointError(
                     f"{self._identity.source} has layers 0 to {layers - 1}, got layer {point.layer}"
                 )
+        self._check_tokens(prompt)
+        if len(prompt.tokens) + answer_tokens > self._context_tokens:
+            raise ContextOverflowError(
+                f"the prompt has {len(prompt.tokens)} tokens and {answer_tokens} were asked for "
+                f"the answer, but the context holds {self._context_tokens}; shorten the prompt, "
+                "ask for a shorter answer, or raise context_tokens"
+            )
+
+    def _check_tokens(self, prompt: Prompt) -> None:
         if not prompt.tokens:
             raise InputError("the prompt has no tokens; wanted at least one")
         if not 0 <= min(prompt.tokens) <= max(prompt.tokens) < self._vocabulary.size:
             raise InputError(
                 f"the prompt has tokens that are not among the {self._vocabulary.size} of "
                 f"{self._identity.source}; render it with this engine"
-            )
-        if len(prompt.tokens) + answer_tokens > self._context_tokens:
-            raise ContextOverflowError(
-                f"the prompt has {len(prompt.tokens)} tokens and {answer_tokens} were asked for "
-                f"the answer, but the context holds {self._context_tokens}; shorten the prompt, "
-                "ask for a shorter answer, or raise context_tokens"
             )
 
     # What follows runs on the engine's own thread.
@@ -338,10 +365,12 @@ class LlamaCppEngine:
 
     def _leaves_queue(self, request: Request) -> bool:
         """Account for a request that was taken out of the queue; whether anybody still wants it."""
-        with self._submitting:
-            self._queue_length -= 1
         future = request.prefilled
-        return future is not None and future.set_running_or_notify_cancel()
+        wanted = future is not None and future.set_running_or_notify_cancel()
+        if wanted:  # else it was accounted for when it was cancelled
+            with self._submitting:
+                self._queue_length -= 1
+        return wanted
 
     def _tidy_queue(self) -> None:
         """Take out requests whose futures were cancelled."""
@@ -377,7 +406,8 @@ class LlamaCppEngine:
         now = time.perf_counter()
         for part in parts:
             part.request.started = part.request.started or now
-        if not self._decode(rows, parts):
+        outcome = self._decode(rows, parts, decoding=bool(decoding))
+        if outcome == "failed":
             self._fail_call([*decoding, *(part.request for part in parts)])
             return
         self.evaluated_tokens += rows.count
@@ -386,7 +416,7 @@ class LlamaCppEngine:
             request.fed += 1
             self._advance(request, self._logits(row))
         for part in parts:
-            self._after_prefill(part)
+            self._after_prefill(part, whole=outcome == "done")
 
     def _add_prefill(self, request: Request, count: int) -> _Part | None:
         """Rows for the next ``count`` tokens of a prompt, fewer if their outputs would not fit."""
@@ -416,7 +446,10 @@ class LlamaCppEngine:
             gated=own and request.gate is not None,
         )
 
-    def _decode(self, rows: BatchRows, parts: Sequence[_Part]) -> bool:
+    def _decode(
+        self, rows: BatchRows, parts: Sequence[_Part], *, decoding: bool
+    ) -> Literal["done", "stopped", "failed"]:
+        """Evaluate a call, to its end or until nobody in it wants to go on."""
         last_layer = self._identity.n_layers - 1
         layers = {layer for part in parts if part.own for layer in part.request.points}
 
@@ -426,19 +459,23 @@ class LlamaCppEngine:
                     first, count = part.outputs if layer == last_layer else part.rows
                     if count:
                         part.request.read_layer(layer, stream, first, count, complete=part.complete)
-            # Only a call of gated prefills alone can have every part declined.
-            return any(part.request.stopped_at is None for part in parts)
+            return decoding or not all(part.request.over for part in parts)
 
         if layers:
             self._tap.arm(layers, on_layer)
         try:
-            return self._library.llama_decode(self._context, rows.batch()) == 0
+            failed = self._library.llama_decode(self._context, rows.batch()) != 0
         finally:
-            self._tap.disarm()
+            stopped = self._tap.disarm()
+        return "failed" if failed else "stopped" if stopped else "done"
 
-    def _after_prefill(self, part: _Part) -> None:
+    def _after_prefill(self, part: _Part, *, whole: bool) -> None:
+        """What becomes of a prefill after a call; ``whole`` if that computed every layer."""
         request, (_, count) = part.request, part.rows
         request.evaluated += count
+        if request.given_up:
+            self._drop(request, whole=whole)
+            return
         if part.gated and part.complete:
             declined = float(request.stopped_at is not None)
             self._decline_rate += _DECLINE_MEMORY * (declined - self._decline_rate)
@@ -537,10 +574,21 @@ class LlamaCppEngine:
         if request.stage is Stage.HELD:
             self._held.remove(request)
             self._free(request, keep=request.prompt.tokens)
+        elif request.stage is Stage.PREFILL:
+            self._drop(request, whole=True)
         elif request.stage is Stage.DECODE:
             self._decoding.remove(request)
             self._free(request)
-            request.output.put(CancelledError("decoding was given up by its caller"))
+            request.output.put(answer_given_up())
+
+    def _drop(self, request: Request, *, whole: bool) -> None:
+        """Its prefill was given up.
+
+        What was evaluated stays in the cache where it is whole: whoever asks again, perhaps with
+        as little patience, goes on from there.
+        """
+        evaluated = request.prompt.tokens[: request.evaluated]
+        self._fail(request, prefill_given_up(), keep=evaluated if whole else None)
 
     def _fail_call(self, requests: Sequence[Request]) -> None:
         error = RoutingError(
@@ -550,12 +598,12 @@ class LlamaCppEngine:
         for request in requests:
             self._fail(request, error)
 
-    def _fail(self, request: Request, error: BaseException) -> None:
+    def _fail(self, request: Request, error: BaseException, *, keep: Tokens | None = None) -> None:
         for group in (self._prefilling, self._decoding):
             if request in group:
                 group.remove(request)
         self._held.discard(request)
-        self._free(request)
+        self._free(request, keep=keep)
         future, request.prefilled = request.prefilled, None
         if future is not None:
             future.set_exception(error)
@@ -639,12 +687,27 @@ def _chat_template(
             f"{path.name} carries no chat template; wanted an instruction-tuned model"
         )
     return ChatTemplate(
-        source.decode(), bos_token=vocabulary.bos_text, eos_token=vocabulary.eos_text
+        source.decode(),
+        bos_token=vocabulary.bos_text,
+        eos_token=vocabulary.eos_text,
+        controls=vocabulary.control_texts,
     )
 
 
 def _float_view(address: int, size: int) -> NDArray[np.float32]:
     return np.ctypeslib.as_array(c.cast(address, c.POINTER(c.c_float)), (size,))
+
+
+def _result(future: Future[LlamaCppPrefill], given_up: GivenUp | None) -> LlamaCppPrefill:
+    """What the engine's thread hands over; meanwhile this one asks whether anybody wants it."""
+    while given_up is not None:
+        try:
+            future.exception(ASK_EVERY_S)
+        except TimeoutError:
+            refuse_when_given_up(given_up)
+        else:
+            break
+    return future.result()
 
 
 def _last(lines: deque[str]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foretell.errors import ContextOverflowError, InputError
+from foretell.prefill._giving_up import answer_given_up
 from foretell.prefill._logits import about_first_token
 from foretell.prefill._protocol import Gate, Prompt
 from foretell.prefill._stopping_text import StoppingText
@@ -33,7 +34,10 @@ class Stage(Enum):
 
 
 class Request:
-    """State of one request; after submission only the engine's thread touches it."""
+    """State of one request; after submission only the engine's thread touches it.
+
+    Except for ``given_up``, which its caller sets, once and for all.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class Request:
             self.points.setdefault(point.layer, []).append(point)
         # Given up once it has its result: through it the request would keep the prefill alive.
         self.prefilled: Future[LlamaCppPrefill] | None = Future()
+        self.given_up = False
         self.stage = Stage.QUEUED
         self.lease: Lease | None = None
         self.evaluated = 0  # tokens of the prompt that are in the cache
@@ -82,6 +87,11 @@ class Request:
         """Whether a gate may stop what is left of the prefill."""
         return self.gate is not None and self.evaluated >= self.prompt.own_start
 
+    @property
+    def over(self) -> bool:
+        """Whether nobody wants more of its prefill: it was declined, or given up."""
+        return self.given_up or self.stopped_at is not None
+
     def read_layer(
         self, layer: int, rows: LayerRows, first: int, count: int, *, complete: bool
     ) -> None:
@@ -89,7 +99,7 @@ class Request:
 
         ``complete`` says that the prompt's last token is among the rows.
         """
-        if self.stopped_at is not None:
+        if self.over:
             return
         values: NDArray[np.float32] | None = None
         for point in self.points.get(layer, ()):
@@ -225,14 +235,14 @@ class LlamaCppGeneration:
             if self._error is not None:
                 raise self._error
             item = self._output.get()
-            if isinstance(item, str):
-                yield item
-            elif isinstance(item, Answer):
+            if isinstance(item, Answer):
                 self._answer = item
                 self._forgotten.detach()
-            else:
+            elif isinstance(item, BaseException):
                 self._error = item
                 self._forgotten.detach()
+            elif self._error is None:  # else it was closed while this waited for the piece
+                yield item
 
     def answer(self) -> Answer:
         """The finished answer; decodes what is left."""
@@ -242,5 +252,8 @@ class LlamaCppGeneration:
         return self._answer
 
     def close(self) -> None:
-        """Give up decoding and free what it held; safe to call twice."""
+        """Give up decoding and free what it held; safe to call twice, and from any thread."""
+        if self._answer is None:
+            self._error = self._error or answer_given_up()
+            self._output.put(self._error)  # whoever reads need not wait for the engine's thread
         self._forgotten()

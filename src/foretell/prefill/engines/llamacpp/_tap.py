@@ -60,6 +60,7 @@ class Tap:
         self._wanted: dict[bytes, int] = {}
         self._on_layer: OnLayer | None = None
         self._error: BaseException | None = None
+        self._stopped = False
         self.filter = NodeFilter(EvalCallback(self._on_node))
 
     def arm(self, layers: Collection[int], on_layer: OnLayer) -> None:
@@ -68,13 +69,18 @@ class Tap:
         self._on_layer = on_layer
         self.filter.arm(bool(layers))
 
-    def disarm(self) -> None:
-        """Read nothing more; raises what ``on_layer`` raised inside the callback."""
+    def disarm(self) -> bool:
+        """Read nothing more; whether the graph was stopped half-way.
+
+        Raises what ``on_layer`` raised inside the callback.
+        """
         self.filter.arm(False)
         self._wanted, self._on_layer = {}, None
         error, self._error = self._error, None
+        stopped, self._stopped = self._stopped, False
         if error is not None:
             raise error
+        return stopped
 
     def _on_node(self, tensor: int, ask: bool, _user: int | None) -> bool:
         wanted = self._wanted
@@ -84,7 +90,9 @@ class Tap:
         if ask or layer is None or self._on_layer is None:
             return layer is not None
         try:
-            return self._on_layer(layer, self._rows(tensor))
+            goes_on = self._on_layer(layer, self._rows(tensor))
+            self._stopped = not goes_on
+            return goes_on
         except BaseException as error:  # noqa: BLE001 - must not unwind through C; see `disarm`
             self._error = error
             return False

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foretell.errors import (
-    CancelledError,
     ContextOverflowError,
     EngineClosedError,
     InputError,
     UnknownReadPointError,
 )
-from foretell.prefill._protocol import Gate, Prompt
+from foretell.prefill._giving_up import answer_given_up, refuse_when_given_up
+from foretell.prefill._protocol import Gate, GivenUp, Prompt
 from foretell.prefill._stopping_text import StoppingText
 from foretell.prefill.engines.recorded._answers import find
 from foretell.prefill.engines.recorded._recording import RecordedAnswer, load_recording
@@ -82,6 +82,10 @@ class RecordedEngine:
         beginning = content_text(messages[-1]) if messages[-1].get("role") == "assistant" else ""
         return Prompt((self._numbers[recorded.key],) * count, count - own, beginning)
 
+    def token_texts(self, prompt: Prompt) -> tuple[str, ...]:
+        """U+FFFD for each token: a recording counts the tokens of a prompt and keeps no text."""
+        return ("\ufffd",) * len(prompt.tokens)
+
     def prefill(
         self,
         prompt: Prompt,
@@ -89,6 +93,7 @@ class RecordedEngine:
         gate: Gate | None = None,
         *,
         answer_tokens: int = 256,
+        given_up: GivenUp | None = None,
     ) -> RecordedPrefill:
         """Hand out what was recorded, layer by layer, until the gate says stop."""
         self.refuse_when_closed()
@@ -99,6 +104,7 @@ class RecordedEngine:
             )
         recorded = self._answers[prompt.tokens[0]]
         self._check(prompt, recorded, read_points, answer_tokens)
+        refuse_when_given_up(given_up)
         activations: dict[ReadPoint, NDArray[np.float32]] = {}
         stopped_at = None
         for point in sorted(set(read_points)):
@@ -106,6 +112,7 @@ class RecordedEngine:
             if gate is not None and not gate(point, activations[point]):
                 stopped_at = point.layer
                 break
+            refuse_when_given_up(given_up)
         return RecordedPrefill(
             self,
             prompt=prompt,
@@ -229,7 +236,7 @@ class RecordedGeneration:
         while (piece := next(self._pieces, None)) is not None:
             yield piece
         if self._answer is None:
-            raise CancelledError("the answer was given up before it was finished; ask again")
+            raise answer_given_up()
 
     def answer(self) -> Answer:
         """The finished answer; replays what is left."""
@@ -239,7 +246,7 @@ class RecordedGeneration:
         return self._answer
 
     def close(self) -> None:
-        """Give the replay up; safe to call twice."""
+        """Give the replay up; safe to call twice, and from any thread."""
         self._given_up = True
 
     def _replay(self) -> Iterator[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
@@ -17,10 +18,18 @@ from foretell.errors import (
     UnknownReadPointError,
 )
 from foretell.prefill._chat_template import ChatTemplate
-from foretell.prefill._protocol import Gate, Prompt
+from foretell.prefill._giving_up import ASK_EVERY_S, refuse_when_given_up
+from foretell.prefill._protocol import Gate, GivenUp, Prompt
 from foretell.prefill.engines.tiny._decoder import Array, Decoder, KeysAndValues
 from foretell.prefill.engines.tiny._handles import TinyPrefill
-from foretell.prefill.engines.tiny._text import N_INPUTS, OUTPUTS, TEMPLATE, tokens_of
+from foretell.prefill.engines.tiny._text import (
+    MARKS,
+    N_INPUTS,
+    OUTPUTS,
+    TEMPLATE,
+    text_of,
+    tokens_of,
+)
 from foretell.records import Message, ModelIdentity, ReadPoint
 
 _KEPT_PREFIXES = 8
@@ -48,7 +57,12 @@ class TinyEngine:
         self._decoder = Decoder(
             seed=seed, layers=layers, width=width, n_inputs=N_INPUTS, n_outputs=len(OUTPUTS)
         )
-        self._template = ChatTemplate(TEMPLATE, bos_token="", eos_token="<|im_end|>")  # noqa: S106
+        self._template = ChatTemplate(
+            TEMPLATE,
+            bos_token="",
+            eos_token="<|im_end|>",  # noqa: S106
+            controls=MARKS,
+        )
         self._identity = ModelIdentity(
             source="tiny",
             revision=f"seed{seed}",
@@ -81,9 +95,13 @@ class TinyEngine:
     ) -> Prompt:
         """ChatML over the messages; a token for each byte and each mark."""
         rendered = self._template.render(messages, tools)
-        shared = tokens_of(rendered.text[: rendered.own_start])
-        own = tokens_of(rendered.text[rendered.own_start :])
-        return Prompt(shared + own, len(shared), rendered.answer_start)
+        tokens = tokens_of(rendered.text, literal=rendered.literal)
+        shared = tokens_of(rendered.text[: rendered.own_start], literal=rendered.literal)
+        return Prompt(tokens, len(shared), rendered.answer_start)
+
+    def token_texts(self, prompt: Prompt) -> tuple[str, ...]:
+        """The character of each byte, U+FFFD for a part of one, and each mark as it is written."""
+        return tuple(text_of(token) for token in prompt.tokens)
 
     def prefill(
         self,
@@ -92,19 +110,18 @@ class TinyEngine:
         gate: Gate | None = None,
         *,
         answer_tokens: int = 256,
+        given_up: GivenUp | None = None,
     ) -> TinyPrefill:
         """Evaluate the prompt once; read activations; stop early when the gate says so."""
         self._check(prompt, read_points, answer_tokens)
-        with self._turn:
-            self._refuse_when_closed()
+        with self._taken_turn(given_up):
             started = self._clock()
-            cache, cached = self._shared_prefix(prompt)
+            cache, cached = self._shared_prefix(prompt, given_up)
             activations: dict[ReadPoint, NDArray[np.float32]] = {}
             stopped_at = None
             stream = np.empty(0)
             own = prompt.tokens[len(cache) :]
-            for layer, stream in self._decoder.run(own, cache):
-                self.layer_tokens += len(own)
+            for layer, stream in self._run(own, cache, given_up):
                 if not _read(layer, stream[-prompt.own_tokens :], read_points, gate, activations):
                     stopped_at = layer
                     break
@@ -120,11 +137,10 @@ class TinyEngine:
                 logits=self._decoder.logits(stream[-1]) if stopped_at is None else None,
             )
 
-    def step(self, token: int, cache: KeysAndValues) -> Array:
+    def step(self, token: int, cache: KeysAndValues, given_up: GivenUp) -> Array:
         """Logits after one more token; what a generation does between two pieces."""
-        with self._turn:
-            self._refuse_when_closed()
-            return self._evaluated((token,), cache)
+        with self._taken_turn(given_up):
+            return self._evaluated((token,), cache, given_up)
 
     def close(self) -> None:
         """Free the model; requests in flight end with ``EngineClosedError``."""
@@ -132,9 +148,27 @@ class TinyEngine:
             self._closed = True
             self._prefixes.clear()
 
-    def _refuse_when_closed(self) -> None:
-        if self._closed:
-            raise EngineClosedError("the tiny engine was closed; make another one")
+    @contextmanager
+    def _taken_turn(self, given_up: GivenUp | None) -> Generator[None]:
+        """The engine for one caller; raises when it is closed, or the caller gives up."""
+        while not self._turn.acquire(timeout=ASK_EVERY_S):
+            refuse_when_given_up(given_up)
+        try:
+            if self._closed:
+                raise EngineClosedError("the tiny engine was closed; make another one")
+            refuse_when_given_up(given_up)
+            yield
+        finally:
+            self._turn.release()
+
+    def _run(
+        self, tokens: tuple[int, ...], cache: KeysAndValues, given_up: GivenUp | None
+    ) -> Iterator[tuple[int, Array]]:
+        """The decoder's layers one by one, until the caller gives up."""
+        for layer, stream in self._decoder.run(tokens, cache):
+            self.layer_tokens += len(tokens)
+            yield layer, stream
+            refuse_when_given_up(given_up)
 
     def _check(self, prompt: Prompt, read_points: Sequence[ReadPoint], answer_tokens: int) -> None:
         if not prompt.tokens:
@@ -154,12 +188,13 @@ class TinyEngine:
                 "ask for a shorter answer"
             )
 
-    def _evaluated(self, tokens: tuple[int, ...], cache: KeysAndValues) -> Array:
-        *_, (_, stream) = self._decoder.run(tokens, cache)
-        self.layer_tokens += len(tokens) * self._identity.n_layers
+    def _evaluated(
+        self, tokens: tuple[int, ...], cache: KeysAndValues, given_up: GivenUp | None
+    ) -> Array:
+        *_, (_, stream) = self._run(tokens, cache, given_up)
         return self._decoder.logits(stream[-1])
 
-    def _shared_prefix(self, prompt: Prompt) -> tuple[KeysAndValues, int]:
+    def _shared_prefix(self, prompt: Prompt, given_up: GivenUp | None) -> tuple[KeysAndValues, int]:
         """A cache that holds the shared prefix, and how many of its tokens were kept before.
 
         The prefix is evaluated without gates, all layers of it, because it is worth keeping
@@ -173,7 +208,7 @@ class TinyEngine:
         else:
             cache = KeysAndValues.empty(self._identity.n_layers, self._identity.width)
         if cached < len(shared):
-            self._evaluated(shared[cached:], cache)
+            self._evaluated(shared[cached:], cache, given_up)
         if shared:
             self._prefixes.pop(shared, None)  # to the end of the queue
             self._prefixes[shared] = cache.first(len(shared))

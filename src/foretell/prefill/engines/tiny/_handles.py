@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foretell.errors import CancelledError, ContextOverflowError, InputError
+from foretell.prefill._giving_up import answer_given_up
 from foretell.prefill._logits import about_first_token, log_normaliser
-from foretell.prefill._protocol import Prompt
+from foretell.prefill._protocol import GivenUp, Prompt
 from foretell.prefill._stopping_text import StoppingText
 from foretell.prefill.engines.tiny._decoder import Array, KeysAndValues
 from foretell.prefill.engines.tiny._text import OUTPUTS, ends_answer
@@ -18,7 +19,7 @@ from foretell.records import Answer, FinishReason, FirstToken, ReadPoint, Sampli
 
 
 class _Stepper(Protocol):
-    def step(self, token: int, cache: KeysAndValues) -> Array: ...
+    def step(self, token: int, cache: KeysAndValues, given_up: GivenUp) -> Array: ...
 
 
 class TinyPrefill:
@@ -103,7 +104,7 @@ class TinyGeneration:
         while (piece := next(self._pieces, None)) is not None:
             yield piece
         if self._answer is None:
-            raise CancelledError("the answer was given up before it was finished; ask again")
+            raise answer_given_up()
 
     def answer(self) -> Answer:
         """The finished answer; decodes what is left."""
@@ -113,7 +114,7 @@ class TinyGeneration:
         return self._answer
 
     def close(self) -> None:
-        """Give up decoding; safe to call twice."""
+        """Give up decoding; safe to call twice, and from any thread."""
         self._given_up = True
 
     def _decode(self, cache: KeysAndValues, logits: Array) -> Generator[str]:
@@ -139,7 +140,10 @@ class TinyGeneration:
                 break
             if len(logprobs) == self._sampling.max_tokens:
                 break
-            logits = self._engine.step(token, cache)
+            try:
+                logits = self._engine.step(token, cache, lambda: self._given_up)
+            except CancelledError:
+                return  # `__iter__` says so, now and to whoever asks again
         if piece := text.finish():
             written.append(piece)
             yield piece

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 
-_MARKS = ("<|im_start|>", "<|im_end|>")
+from foretell.prefill._control_texts import ControlTexts, Span
+
+MARKS = ("<|im_start|>", "<|im_end|>")
 _START, _END = 256, 257
-_SPLIT = re.compile("(" + "|".join(map(re.escape, _MARKS)) + ")")
+_CONTROLS = ControlTexts(MARKS)
 
 N_INPUTS = 258
 OUTPUTS = (*range(32, 127), _END)
@@ -22,15 +24,22 @@ TEMPLATE = """\
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 
 
-def tokens_of(text: str) -> tuple[int, ...]:
-    """UTF-8 bytes; each turn's mark is one token of its own."""
+def tokens_of(text: str, *, literal: Sequence[Span] = ()) -> tuple[int, ...]:
+    """UTF-8 bytes; a turn's mark is one token of its own, unless it is in a ``literal`` range."""
     tokens: list[int] = []
-    for part in _SPLIT.split(text):
-        if part in _MARKS:
-            tokens.append(_START + _MARKS.index(part))
-        else:
-            tokens.extend(part.encode())
-    return tuple(tokens)
+    done = 0
+    for start, end in _CONTROLS.meant(text, literal):
+        tokens.extend(text[done:start].encode())
+        tokens.append(_START + MARKS.index(text[start:end]))
+        done = end
+    return (*tokens, *text[done:].encode())
+
+
+def text_of(token: int) -> str:
+    """A byte's character, U+FFFD for a part of one, and a turn's mark as it is written."""
+    if token >= _START:
+        return MARKS[token - _START]
+    return bytes([token]).decode(errors="replace")
 
 
 def ends_answer(token: int) -> bool:

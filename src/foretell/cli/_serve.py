@@ -1,0 +1,55 @@
+"""The verb that serves: foretell serve."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from foretell.cli._console import err
+from foretell.cli._options import DEFAULT_CONFIG, ConfigPath
+from foretell.config import ServerConfig, load_config
+from foretell.errors import ConfigError
+
+LogLevelOption = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    typer.Option("--log-level", help="least severe log lines to write"),
+]
+
+
+def serve(
+    config: ConfigPath = DEFAULT_CONFIG,
+    host: Annotated[str | None, typer.Option(help="listen here; server.host when absent")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="server.port when absent; 0 takes any")
+    ] = None,
+    log_level: LogLevelOption = "info",
+) -> None:
+    """Serve an OpenAI-compatible API that routes; ends on SIGTERM or Ctrl-C.
+
+    Example: foretell serve -c foretell.yaml
+    """
+    settings = load_config(config)
+    changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    if changes:
+        server = ServerConfig.model_validate(settings.server.model_dump() | changes)
+        settings = settings.model_copy(update={"server": server})
+    try:
+        from foretell.gateway import configure_logs, secret_values
+        from foretell.gateway import serve as run
+    except ImportError as error:
+        raise ConfigError(
+            f"serving needs the package {error.name!r}, which is not installed; install it: "
+            "pip install 'foretell[serve]'"
+        ) from None
+    configure_logs(log_level, secrets=secret_values(settings))
+    run(
+        settings,
+        config,
+        on_listening=lambda url: err.print(f"foretell serves on {url}", highlight=False),
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command()(serve)

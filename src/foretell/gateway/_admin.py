@@ -1,0 +1,227 @@
+"""The side of those who run the gateway: on a listener of its own, for roles."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any, Final, Literal, cast
+
+import yaml
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from foretell.config import AdminConfig, parse_config, secret
+from foretell.errors import ConfigError
+from foretell.gateway._errors import ApiError
+from foretell.gateway._gateway import Gateway
+from foretell.gateway._http import body_of, error_response, json_response
+from foretell.records import LedgerLine
+
+_logger = logging.getLogger(__name__)
+
+AdminRole = Literal["viewer", "admin"]
+
+_ROLES: Final = ("viewer", "admin")
+_MOST_BYTES: Final = 1 << 20
+
+
+class AdminTokens:
+    """Who may look and who may change; tokens are compared as hashes, in constant time."""
+
+    def __init__(self, tokens: Mapping[str, AdminRole]) -> None:
+        self._hashes = {_sha256(token): role for token, role in tokens.items()}
+
+    @classmethod
+    def from_config(cls, config: AdminConfig) -> AdminTokens:
+        """From the variable that ``token_env`` names; raises ``ConfigError``."""
+        tokens: dict[str, AdminRole] = {}
+        for pair in secret(config.token_env).split(","):
+            role, mark, token = pair.strip().partition(":")
+            if not mark or role not in _ROLES or not token.strip():
+                raise ConfigError(
+                    f"{config.token_env} must hold 'role:token' pairs separated by commas, with "
+                    f"the roles {' and '.join(_ROLES)}"
+                )
+            tokens[token.strip()] = cast("AdminRole", role)
+        return cls(tokens)
+
+    def role(self, authorization: str | None) -> AdminRole | None:
+        """The role of a bearer token; ``None`` for anything else."""
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        given = _sha256(token.strip())
+        found: AdminRole | None = None
+        for known, role in self._hashes.items():
+            if hmac.compare_digest(known, given):
+                found = role
+        return found
+
+
+def make_admin_app(gateway: Gateway, tokens: AdminTokens) -> FastAPI:
+    """The application on the admin listener."""
+    app = FastAPI(
+        title="foretell admin", version=version("foretell"), docs_url=None, redoc_url=None
+    )
+    handlers = _AdminHandlers(gateway, tokens)
+    app.get("/admin/config")(handlers.show)
+    app.post("/admin/config")(handlers.change)
+    app.get("/admin/config/versions")(handlers.versions)
+    app.post("/admin/rollback")(handlers.roll_back)
+    app.post("/admin/reload")(handlers.reload)
+    app.get("/admin/ledger")(handlers.ledger)
+    app.get("/admin/state")(handlers.state)
+    app.add_exception_handler(ApiError, _told)
+    app.add_exception_handler(HTTPException, _not_here)
+    app.add_exception_handler(Exception, _failed)
+    return app
+
+
+class _AdminHandlers:
+    def __init__(self, gateway: Gateway, tokens: AdminTokens) -> None:
+        self._gateway = gateway
+        self._tokens = tokens
+
+    async def show(self, request: Request) -> Response:
+        """The active configuration, its hash, and that of the file."""
+        self._require(request, "viewer")
+        gateway = self._gateway
+        snapshot = gateway.snapshot
+        return json_response(
+            {
+                "hash": snapshot.hash,
+                "file_hash": gateway.file_hash(),
+                "activated_at": gateway.activated_at,
+                "config": snapshot.config.model_dump(mode="json"),
+            },
+            headers={"etag": f'"{snapshot.hash}"'},
+        )
+
+    async def change(self, request: Request) -> Response:
+        """Validate a configuration (YAML or JSON) and serve by it.
+
+        ``If-Match`` refuses the change when another one was made meanwhile; ``?dry_run=true``
+        validates alone.
+        """
+        role = self._require(request, "admin")
+        self._require_match(request)
+        body = await body_of(request, max_bytes=_MOST_BYTES, timeout_s=30)
+        try:
+            settings: Any = yaml.safe_load(body.decode())
+        except (UnicodeDecodeError, yaml.YAMLError, RecursionError):
+            raise ApiError(
+                400, "the body is neither YAML nor JSON", code="invalid_config"
+            ) from None
+        try:
+            config = parse_config(settings, where="config")
+            if request.query_params.get("dry_run") == "true":
+                return json_response({"valid": True})
+            active = await self._gateway.change(config, by=role)
+        except ConfigError as error:
+            raise ApiError(422, str(error), code="invalid_config") from None
+        return _active(active)
+
+    async def reload(self, request: Request) -> Response:
+        """Serve by the file as it is now, as on SIGHUP."""
+        role = self._require(request, "admin")
+        self._require_match(request)
+        try:
+            return _active(await self._gateway.reload(by=role))
+        except ConfigError as error:
+            raise ApiError(422, str(error), code="invalid_config") from None
+
+    async def roll_back(self, request: Request) -> Response:
+        """Serve by the configuration before the active one."""
+        role = self._require(request, "admin")
+        self._require_match(request)
+        try:
+            return _active(await self._gateway.roll_back(by=role))
+        except ConfigError as error:
+            raise ApiError(409, str(error), code="no_earlier_config") from None
+
+    async def versions(self, request: Request) -> Response:
+        """Configurations that can be rolled back to, the newest first."""
+        self._require(request, "viewer")
+        found = [
+            {"hash": version.hash, "by": version.by, "activated_at": version.at}
+            for version in reversed(self._gateway.previous)
+        ]
+        return json_response({"object": "list", "data": found})
+
+    async def ledger(self, request: Request) -> Response:
+        """Requests, tokens, cost and net saving per day, key and route."""
+        self._require(request, "viewer")
+        await self._gateway.flushed()
+        since = request.query_params.get("since_day")
+        lines: list[LedgerLine] = await self._gateway.with_store(
+            lambda store: store.ledger(since_day=since)
+        )
+        found = [{**asdict(line), "net_saving_usd": line.net_saving_usd} for line in lines]
+        return json_response({"object": "list", "data": found})
+
+    async def state(self, request: Request) -> Response:
+        """What is going on: breakers, bars, shares, requests under way."""
+        self._require(request, "viewer")
+        gateway = self._gateway
+        snapshot = gateway.snapshot
+        routes = {
+            name: {
+                "waits_for": None if route.waits_for is None else route.waits_for.reason,
+                "domains": {
+                    domain: {
+                        "keep_at": min(side.control.keep_at, 1.0),
+                        "reason": side.control.bar_reason,
+                        "strong_share": side.control.strong_share,
+                    }
+                    for domain, side in route.sides.items()
+                },
+            }
+            for name, route in snapshot.routes.items()
+        }
+        targets = {name: target.breaker.state for name, target in snapshot.targets.items()}
+        return json_response(
+            {"in_flight": gateway.admission.in_flight, "routes": routes, "targets": targets}
+        )
+
+    def _require(self, request: Request, least: AdminRole) -> AdminRole:
+        role = self._tokens.role(request.headers.get("authorization"))
+        if role is None:
+            raise ApiError(401, "an admin token is needed", code="invalid_token")
+        if least == "admin" and role != "admin":
+            raise ApiError(403, "the role admin is needed for that", code="role_not_allowed")
+        return role
+
+    def _require_match(self, request: Request) -> None:
+        wanted = request.headers.get("if-match")
+        if wanted is not None and wanted.strip('" ') not in ("*", self._gateway.snapshot.hash):
+            raise ApiError(
+                412, "the configuration was changed meanwhile; read it again", code="stale_etag"
+            )
+
+
+def _active(config_hash: str) -> Response:
+    return json_response({"hash": config_hash}, headers={"etag": f'"{config_hash}"'})
+
+
+def _sha256(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+async def _told(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)  # noqa: S101 - registered for these
+    return error_response(error)
+
+
+async def _not_here(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for these
+    return error_response(ApiError(error.status_code, "there is nothing like that here"))
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    _logger.error("an admin request failed", exc_info=error)
+    return error_response(ApiError(500, "the gateway failed; the log says how"))

@@ -1,0 +1,186 @@
+"""An answer that has begun: its bytes on to the caller, its tokens and cost for the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from foretell.errors import RoutingError
+from foretell.gateway._bodies import answer_json, spliced
+from foretell.gateway._errors import ApiError
+from foretell.gateway._exchange import Exchange, decision_block
+from foretell.gateway._frames import AnswerFrames, error_frame
+from foretell.gateway._members import Source
+from foretell.records import MeteredUsage
+from foretell.upstreams import PriceBook, UpstreamCallError, metered_usage
+
+_DRAIN_S = 0.25
+"""How long the end of a stream is waited for after ``[DONE]``, so that its connection is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What a request cost in USD; ``None`` where it is not known."""
+
+    weak: float | None
+    strong: float | None
+    always_strong: float | None
+
+    @property
+    def total(self) -> float | None:
+        """All of it."""
+        return None if self.weak is None or self.strong is None else self.weak + self.strong
+
+
+class Answering:
+    """One answer; read it once, by ``body`` or by ``frames``, and close it.
+
+    ``failed`` says what ended it before its time, once it is over; ``whole`` that nothing did.
+    """
+
+    def __init__(self, exchange: Exchange, source: Source, member: str, prices: PriceBook) -> None:
+        self.member = member
+        self.usage: MeteredUsage | None = None
+        self.finish_reason: str | None = None
+        self.failed: ApiError | None = None
+        self.whole = False
+        self._exchange = exchange
+        self._source = source
+        self._prices = prices
+        self._answered_by: str | None = None
+
+    async def body(self) -> bytes:
+        """The whole answer, with what was decided about it.
+
+        Raises ``ApiError`` when the upstream breaks off or sends something else.
+        """
+        began = perf_counter()
+        try:
+            raw = await self._source.read()
+            answer = answer_json(raw)
+        except RoutingError as error:
+            self.failed = broken(error)
+            raise self.failed from None
+        finally:
+            self._waited(perf_counter() - began)
+        self._exchange.first_byte_s = perf_counter() - self._exchange.started
+        self._note(answer.get("usage"), answer.get("model"), _first_reason(answer))
+        self.whole = True
+        return spliced(raw, self._block())
+
+    async def frames(self) -> AsyncGenerator[list[bytes]]:
+        """Server-sent events as they come; the last one is an error when the answer broke off."""
+        frames = AnswerFrames(
+            foretell=lambda: self._noted(frames),
+            include_usage=self._exchange.request.include_usage,
+        )
+        pieces = self._source.__aiter__()
+        try:
+            async for piece in pieces:
+                if passed := frames.feed(piece):
+                    if self._exchange.first_byte_s is None:
+                        self._exchange.first_byte_s = perf_counter() - self._exchange.started
+                    yield passed
+                if frames.done or frames.broken:
+                    break
+            else:
+                if passed := frames.end():
+                    yield passed
+            if not frames.done:
+                what = frames.broken or "ended before its answer did"
+                self.failed = broken(RoutingError(f"model {self.member!r} {what}"))
+        except RoutingError as error:
+            self.failed = broken(error)
+            if passed := frames.end():
+                yield passed
+        if self.failed is None:
+            self.whole = True
+            with suppress(TimeoutError, RoutingError):
+                async with asyncio.timeout(_DRAIN_S):
+                    async for _ in pieces:
+                        pass
+            return
+        self._noted(frames)
+        if frames.error is None:
+            yield [error_frame(self.failed)]
+
+    async def close(self) -> None:
+        """Give up what is unfinished and free all of it; safe to call twice."""
+        await self._source.close()
+        self._exchange.close_prefill()
+
+    def costs(self) -> Costs:
+        """What it cost, by what the provider reported."""
+        exchange = self._exchange
+        config = exchange.snapshot.config
+        model = config.models[self.member]
+        answer_usd = (
+            None
+            if self.usage is None
+            else self._prices.cost_usd(model, self._answered_by, self.usage)
+        )
+        route = exchange.route
+        if route is None:
+            return Costs(weak=0.0, strong=answer_usd, always_strong=None)
+        first = route.strong[0]
+        always = (
+            answer_usd
+            if first.name == self.member
+            else None
+            if self.usage is None
+            else self._prices.cost_usd(first.config, None, self.usage)
+        )
+        if self.member == route.config.weak:
+            return Costs(weak=answer_usd, strong=0.0, always_strong=always)
+        return Costs(weak=self._prefill_usd(), strong=answer_usd, always_strong=always)
+
+    def _prefill_usd(self) -> float | None:
+        """A prefill whose answer came from elsewhere, charged whole."""
+        exchange = self._exchange
+        found, route = exchange.considered, exchange.route
+        if found is None or found.prefill is None or route is None:
+            return 0.0
+        weak = exchange.snapshot.config.models[route.config.weak]
+        tokens = len(found.prefill.prompt.tokens)
+        return self._prices.cost_usd(
+            weak, None, MeteredUsage(prompt_tokens=tokens, completion_tokens=0)
+        )
+
+    def _noted(self, frames: AnswerFrames) -> Mapping[str, Any]:
+        self._note(frames.usage, frames.model, frames.finish_reason)
+        return self._block()
+
+    def _note(self, usage: Any, model: Any, finish_reason: str | None) -> None:
+        self.usage = metered_usage(usage) if isinstance(usage, dict) else None
+        self._answered_by = model if isinstance(model, str) else None
+        self.finish_reason = finish_reason
+
+    def _block(self) -> dict[str, Any]:
+        return decision_block(self._exchange, self.member, self.costs().total)
+
+    def _waited(self, seconds: float) -> None:
+        route = self._exchange.route
+        if route is not None and self.member == route.config.weak:
+            self._exchange.weak_s += seconds
+        else:
+            self._exchange.upstream_s += seconds
+
+
+def broken(error: RoutingError) -> ApiError:
+    """What a caller is told of an answer that broke off."""
+    if isinstance(error, ApiError):
+        return error
+    timeout = isinstance(error, UpstreamCallError) and error.kind == "timeout"
+    return ApiError(504 if timeout else 502, str(error), type="upstream_error", code="broke_off")
+
+
+def _first_reason(answer: Mapping[str, Any]) -> str | None:
+    choices: Any = answer.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        return None
+    reason: Any = choices[0].get("finish_reason")
+    return reason if isinstance(reason, str) else None

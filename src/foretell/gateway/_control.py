@@ -1,0 +1,177 @@
+"""What keeps a route to its goal while it serves: a bar that moves, and a purse."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from foretell.config import CostGoal, DailyCostGoal, Goal, RouteConfig, StrongShareGoal
+from foretell.policy import (
+    BudgetPacer,
+    CheapestGoal,
+    PoolGoal,
+    Reservation,
+    ShareController,
+    ShareGoal,
+)
+from foretell.probes import HeldOut
+from foretell.records import Estimate, Role
+from foretell.runtime import NoEstimator, Route, Rule
+
+_RECENT = 1000
+
+
+class GoalControl:
+    """Belongs to one route and domain, and to one event loop.
+
+    For a goal that was tested beforehand (quality, risk, threshold) the bar stands still. A strong
+    share is held by feedback on the bar; a budget by a share that the purse says it can afford,
+    and by a hard stop behind that.
+    """
+
+    def __init__(
+        self,
+        config: RouteConfig,
+        route: Route,
+        *,
+        clock: Callable[[], float],
+        spent_usd: float = 0.0,
+        rng: np.random.Generator,
+    ) -> None:
+        self._config = config
+        self._route = route
+        self._rng = rng
+        self._by_gain = route.bar.least_gain is not None
+        self._pacer = _pacer(config.goal, clock, spent_usd)
+        self._share = None if isinstance(route.estimator, NoEstimator) else self._controller()
+        self._recent: deque[bool] = deque(maxlen=_RECENT)
+        self.keep_at = route.bar.keep_at
+        self._least_gain = route.bar.least_gain
+
+    def serves(self, config: RouteConfig, route: Route) -> bool:
+        """Whether another snapshot's route may go on with what this one has learnt."""
+        mine, other = self._route.saved, route.saved
+        return (config.goal, config.weak, config.strong, config.router) == (
+            self._config.goal,
+            self._config.weak,
+            self._config.strong,
+            self._config.router,
+        ) and (mine and mine.card.name) == (other and other.card.name)
+
+    @property
+    def strong_share(self) -> float | None:
+        """Share of the last 1,000 requests that a strong model served; ``None`` before any."""
+        return sum(self._recent) / len(self._recent) if self._recent else None
+
+    @property
+    def bar_reason(self) -> str:
+        """Where the bar comes from, as it stands."""
+        if self._share is None:
+            return self._route.bar.reason
+        held = f"moved by feedback to hold a strong share of {self._share.target:.0%}"
+        saturated = (
+            ", which requests decided otherwise alone exceed" if self._share.saturated else ""
+        )
+        return f"{_goal_words(self._config.goal)}{held}{saturated}"
+
+    def rule(self) -> Rule:
+        """The rule for the next request."""
+        rule = self._route.rule()
+        if self._share is None:
+            return rule
+        if self._pacer is not None and (share := self._pacer.share()) is not None:
+            self._share.aim_at(share)
+        bar = self._share.keep_at(float(self._rng.random()))
+        if not self._by_gain:
+            self.keep_at = max(0.0, bar)
+            return replace(rule, keep_at=self.keep_at, least_gain=None)
+        # For an estimate without p_strong: as if the strong model were certain to succeed.
+        self.keep_at, self._least_gain = max(0.0, 1.0 + bar), -bar
+        return replace(rule, keep_at=self.keep_at, least_gain=-bar)
+
+    def pool_goal(self) -> PoolGoal:
+        """What the choice among more than two models goes by, at the bar as it stands."""
+        keep_at, least_gain = self.keep_at, self._least_gain
+        if self._share is not None:
+            return ShareGoal(keep_at=keep_at, least_gain=least_gain)
+        return CheapestGoal(keep_at=keep_at, least_gain=least_gain)
+
+    def observe(self, estimate: Estimate | None, *, escalated: bool) -> None:
+        """Count a request once it is decided; ``estimate`` only where it was decided by that."""
+        self._recent.append(escalated)
+        if self._share is None:
+            return
+        score = None
+        if estimate is not None and not estimate.outside:
+            if not self._by_gain:
+                score = estimate.p_success
+            elif estimate.gain is not None:
+                score = -estimate.gain
+        self._share.observe(score, escalated=escalated)
+
+    def may_spend(self, worst_usd: float | None) -> bool:
+        """Whether a strong call of that worst cost is within the budget, if there is one."""
+        return self._pacer is None or (worst_usd is not None and self._pacer.allows(worst_usd))
+
+    def reserve(self, worst_usd: float | None, *, serve: Role) -> Reservation | None:
+        """Set the most that a request may cost aside; ``None`` when that is not left.
+
+        A budget per 1,000 requests stops strong calls alone: the weak model serves in any case.
+        """
+        if self._pacer is None or worst_usd is None:
+            return None
+        if serve == "weak" and isinstance(self._config.goal, CostGoal):
+            return self._pacer.charge(worst_usd, serve=serve)
+        return self._pacer.reserve(worst_usd, serve=serve)
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether the goal is a sum of money."""
+        return self._pacer is not None
+
+    def settle(self, reservation: Reservation, usd: float | None) -> None:
+        """What it cost in truth."""
+        if self._pacer is not None:
+            self._pacer.settle(reservation, usd)
+
+    def _controller(self) -> ShareController | None:
+        goal, held_out = self._config.goal, self._route.held_out
+        if not isinstance(goal, StrongShareGoal | CostGoal | DailyCostGoal):
+            return None
+        target = goal.strong_share if isinstance(goal, StrongShareGoal) else 0.5
+        scores = [] if held_out is None else _scores(held_out, by_gain=self._by_gain)
+        return ShareController(
+            target, scores, score_range=(-1.0, 1.0) if self._by_gain else (0.0, 1.0)
+        )
+
+
+def _scores(held_out: HeldOut, *, by_gain: bool) -> list[float]:
+    """Of the training queries, in an order that no reader of the file chose."""
+    scores = held_out.p_success
+    if by_gain:
+        scores = (scores - held_out.p_strong)[np.isfinite(held_out.p_strong)]
+    shuffled = np.random.default_rng(0).permutation(scores)
+    return [float(score) for score in shuffled]
+
+
+def _pacer(goal: Goal, clock: Callable[[], float], spent_usd: float) -> BudgetPacer | None:
+    match goal:
+        case CostGoal():
+            return BudgetPacer.per_1k(goal.usd_per_1k)
+        case DailyCostGoal():
+            return BudgetPacer.per_day(goal.usd_per_day, clock=clock, already_spent_usd=spent_usd)
+        case _:
+            return None
+
+
+def _goal_words(goal: Goal) -> str:
+    match goal:
+        case CostGoal():
+            return f"{goal.usd_per_1k:g} USD per 1,000 requests: "
+        case DailyCostGoal():
+            return f"{goal.usd_per_day:g} USD a day: "
+        case _:
+            return ""

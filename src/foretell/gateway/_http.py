@@ -1,0 +1,130 @@
+"""From HTTP to an exchange and back: bodies within limits, answers that notice who has left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from fastapi import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from foretell.gateway._bodies import json_bytes
+from foretell.gateway._errors import ApiError
+
+_Result = TypeVar("_Result")
+
+
+class CallerGoneError(Exception):
+    """Nobody is there to answer any more."""
+
+
+async def body_of(request: Request, *, max_bytes: int, timeout_s: float) -> bytes:
+    """The whole body; raises ``ApiError`` 413 when it is larger and 408 when it takes longer."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise CallerGoneError
+                chunk: bytes = message.get("body", b"")
+                size += len(chunk)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                chunks.append(chunk)
+                if not message.get("more_body"):
+                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    except TimeoutError:
+        raise ApiError(
+            408, f"the body was not there within {timeout_s:g} s", code="timeout"
+        ) from None
+
+
+async def unless_gone(receive: Receive, work: Awaitable[_Result]) -> _Result:
+    """The result of ``work``, which is cancelled when the caller leaves.
+
+    Raises ``CallerGoneError`` then.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_until_gone(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise CallerGoneError
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+class EventStream(Response):
+    """Server-sent events; ``after`` runs once, however the stream ends.
+
+    When the caller leaves, what makes the events is closed at once, not at the next event.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        *,
+        headers: Mapping[str, str],
+        after: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
+        self._events = events
+        self._after = after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all of it, or until the caller leaves."""
+        try:
+            with suppress(CallerGoneError):
+                await unless_gone(receive, self._send(send))
+        finally:
+            await self._after()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for event in self._events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def json_response(
+    value: bytes | Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A JSON body, written already or not."""
+    body = value if isinstance(value, bytes) else json_bytes(value)
+    return Response(
+        body, status_code=status, headers=dict(headers or {}), media_type="application/json"
+    )
+
+
+def error_response(error: ApiError, *, request_id: str | None = None) -> Response:
+    """What a caller gets instead of an answer."""
+    headers = {**error.headers, **({} if request_id is None else {"x-request-id": request_id})}
+    return json_response(error.body(), status=error.status, headers=headers)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _too_large(max_bytes: int) -> ApiError:
+    return ApiError(
+        413, f"the body is larger than {max_bytes / 2**20:g} MiB", code="body_too_large"
+    )

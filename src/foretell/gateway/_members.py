@@ -1,0 +1,144 @@
+"""The models of a configuration as the gateway asks them: behind an API, or in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Protocol
+
+from foretell.config import ModelConfig, OpenAIModel
+from foretell.gateway._chat_request import ChatRequest, upstream_body
+from foretell.gateway._local import LocalSource
+from foretell.gateway._local_answers import LocalAnswer
+from foretell.policy import Abilities
+from foretell.records import Answer, content_text
+from foretell.runtime import AnsweringModel
+from foretell.upstreams import Target
+
+OnAttempt = Callable[[str, int | None], None]
+"""Told how each attempt ended: a word, and the HTTP status if there was one."""
+
+
+class Source(Protocol):
+    """An answer that has begun; always closed by whoever opened it."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def attempts(self) -> int: ...
+
+    async def read(self) -> bytes:
+        """All of it, when it is not streamed."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Its bytes as they come, when it is streamed."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What one request needs of whoever answers it."""
+
+    request: ChatRequest
+    id: str
+    created: int
+    on_attempt: OnAttempt
+
+
+class Member(Protocol):
+    """A model that may answer."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def abilities(self) -> Abilities: ...
+
+    async def open(self, call: Call) -> Source:
+        """Begin an answer; raises ``UpstreamCallError`` or another ``RoutingError``."""
+        ...
+
+
+class RemoteMember:
+    """A model behind an API: its bytes are passed through as they are."""
+
+    def __init__(self, name: str, config: OpenAIModel, target: Target) -> None:
+        self.name = name
+        self.config = config
+        self.abilities = abilities_of(config)
+        self.target = target
+
+    async def open(self, call: Call) -> Source:
+        """One call, with retries and breaker."""
+        body = upstream_body(call.request, self.config.model)
+        return await self.target.open("/chat/completions", body, on_attempt=call.on_attempt)
+
+
+class LocalMember:
+    """A model in this process, asked on a worker thread; opened when it is first needed."""
+
+    def __init__(
+        self,
+        name: str,
+        config: ModelConfig,
+        open_model: Callable[[], AnsweringModel],
+        executor: Executor,
+        context_tokens: int | None = None,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.abilities = abilities_of(config, context_tokens)
+        self._open_model = open_model
+        self._executor = executor
+
+    async def open(self, call: Call) -> Source:
+        """Make the answer here."""
+        request = call.request
+
+        def run(tell: Callable[[str], None]) -> Answer:
+            return self._open_model().answer(request.messages, request.sampling, tell)
+
+        return await LocalSource(
+            run,
+            LocalAnswer(
+                id=call.id, created=call.created, model=self.name, given=_beginning(request)
+            ),
+            streamed=request.stream,
+            include_usage=True,
+            executor=self._executor,
+        ).open()
+
+
+def _beginning(request: ChatRequest) -> str:
+    """The beginning of the answer that the caller gave as a trailing assistant message."""
+    last = request.messages[-1]
+    return content_text(last) if last.get("role") == "assistant" else ""
+
+
+def abilities_of(config: ModelConfig, context_tokens: int | None = None) -> Abilities:
+    """What a model can take: everything behind an API, text alone here, unless it is configured.
+
+    ``context_tokens`` is what its engine says; a configured limit counts before it.
+    """
+    told = config.capabilities
+    remote = isinstance(config, OpenAIModel)
+
+    def able(configured: bool | None) -> bool:
+        return remote if configured is None else configured
+
+    return Abilities(
+        tools=able(told.tools),
+        images=able(told.images),
+        audio=able(told.audio),
+        json_schema=able(told.json_schema),
+        context_tokens=told.context_tokens or context_tokens,
+        other=None if remote else frozenset(),
+    )

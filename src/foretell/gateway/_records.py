@@ -1,0 +1,56 @@
+"""The ledger's record of a request that is over."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from foretell.gateway._answering import Answering, Costs
+from foretell.gateway._exchange import Exchange, probe_name
+from foretell.records import RequestRecord
+
+
+def record_of(
+    exchange: Exchange, answering: Answering | None, *, status: int, at: float
+) -> RequestRecord:
+    """All that is kept; ``answering`` is ``None`` when no answer began.
+
+    ``at`` is the time now, in seconds since 1970 (UTC); the record has that of the request's start.
+    """
+    decision = exchange.decision
+    seconds = perf_counter() - exchange.started
+    costs = None if answering is None else answering.costs()
+    if costs is None or answering is None:
+        costs = Costs(weak=0.0, strong=0.0, always_strong=None)
+    model = exchange.request.model if answering is None else answering.member
+    found = exchange.considered
+    prefill = None if found is None else found.prefill
+    return RequestRecord(
+        id=exchange.id,
+        at=at - seconds,
+        key_id=exchange.caller.key_id,
+        route=None if exchange.route is None else exchange.route.name,
+        domain=exchange.domain,
+        model=model,
+        serve=None if decision is None or exchange.route is None else decision.serve,
+        action="bypass" if decision is None else decision.action,
+        cause=None if decision is None else decision.cause,
+        status=status,
+        streamed=exchange.request.stream,
+        p_success=None if decision is None else decision.p_success,
+        p_strong=None if decision is None else decision.p_strong,
+        keep_at=None if decision is None else decision.keep_at,
+        propensity=None if decision is None else decision.propensity,
+        explored=decision is not None and decision.action == "explore",
+        probe=None if decision is None else probe_name(decision),
+        session=exchange.session,
+        usage=None if answering is None else answering.usage,
+        weak_usd=costs.weak,
+        strong_usd=costs.strong,
+        cost_usd=costs.total,
+        always_strong_usd=costs.always_strong,
+        seconds=seconds,
+        first_byte_s=exchange.first_byte_s,
+        prefill_s=None if prefill is None else prefill.seconds,
+        overhead_s=exchange.overhead_s() if not exchange.request.stream else exchange.head_s,
+        finish_reason=None if answering is None else answering.finish_reason,
+    )

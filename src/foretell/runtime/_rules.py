@@ -1,0 +1,79 @@
+"""The rule of one request: what becomes of whichever estimate its prefill brings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from foretell.policy import PoolGoal, TurnRule, decide, decide_in_pool
+from foretell.records import Decision, Estimate, Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolRule:
+    """More than two models to choose from; see ``policy.decide_in_pool``."""
+
+    order: tuple[str, ...]
+    costs: Mapping[str, float | None]
+    goal: PoolGoal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Decides one query; see ``policy.decide`` for the numbers.
+
+    ``draw`` is drawn before the prefill: a query that is going to explore must not be stopped
+    early.
+    """
+
+    keep_at: float
+    least_gain: float | None = None
+    on_decline: Role = "strong"
+    explore: float = 0.0
+    draw: float | None = None
+    turn: TurnRule | None = None
+    pool: PoolRule | None = None
+
+    @property
+    def explores(self) -> bool:
+        """Whether this query goes the other way."""
+        may = self.turn is None or self.turn.explores
+        return may and self.draw is not None and self.draw < self.explore
+
+    @property
+    def stops_below(self) -> float:
+        """A ``p_success`` below this settles that the weak model will not serve.
+
+        Even where nothing else is foretold yet; 0 where nothing settles it.
+        """
+        if self.explores or (self.pool is not None and self.pool.order[2:]):
+            return 0.0
+        return self.keep_at if self.turn is None else self.turn.keep_at(self.keep_at)
+
+    def decide(self, estimate: Estimate) -> Decision:
+        """What becomes of a query of which this was foretold."""
+        if self.pool is not None:
+            return decide_in_pool(
+                estimate,
+                self.pool.costs,
+                order=self.pool.order,
+                goal=self.pool.goal,
+                on_decline=self.on_decline,
+                explore=self.explore,
+                draw=self.draw,
+                turn=self.turn,
+            )
+        return decide(
+            estimate,
+            keep_at=self.keep_at,
+            least_gain=self.least_gain,
+            on_decline=self.on_decline,
+            explore=self.explore,
+            draw=self.draw,
+            turn=self.turn,
+        )
+
+    def declined(self, cause: str, reason: str) -> Decision:
+        """No estimate: ``cause`` is a word that counters may use, ``reason`` a sentence."""
+        decision = decide(None, keep_at=self.keep_at, on_decline=self.on_decline)
+        return replace(decision, reason=reason, cause=cause)

@@ -1,0 +1,190 @@
+"""Observations: rows, and the vectors that they name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from foretell.errors import InputError
+from foretell.records import Observation, ReadPoint, Role
+from foretell.store import _rows, _tables
+from foretell.store._database import Database
+from foretell.store._vectors import Shards, check_vectors
+
+_PAGE = 500
+
+_Key = tuple[str, str, str, str, int]
+"""Domain, query id, role, model key, rollout: there is one observation of each."""
+
+
+def append(
+    database: Database, shards: Shards, observations: Sequence[Observation], *, recorded_at: float
+) -> int:
+    """Store observations, all or none, and return how many were new."""
+    by_key: dict[_Key, Observation] = {}
+    for observation in observations:
+        check_vectors(observation)
+        by_key.setdefault(_key(observation), observation)
+    if not by_key:
+        return 0
+    with database.transaction(write=True) as connection:
+        _put_models(database, connection, by_key.values())
+        _put_queries(database, connection, by_key.values(), recorded_at)
+        for key in _stored_keys(connection, by_key):
+            del by_key[key]
+        places = _write_vectors(shards, by_key)
+        rows = [
+            _rows.observation_row(observation, places.get(key), recorded_at)
+            for key, observation in by_key.items()
+        ]
+        if rows:
+            connection.execute(database.insert(_tables.observations), rows)
+    return len(rows)
+
+
+def observed(database: Database, domain: str, role: Role, model_key: str, rollout: int) -> set[str]:
+    """Ids of the queries that a model has answered."""
+    table = _tables.observations
+    statement = select(table.c.query_id).where(
+        table.c.domain == domain,
+        table.c.role == role,
+        table.c.model_key == model_key,
+        table.c.rollout == rollout,
+    )
+    with database.transaction() as connection:
+        return set(connection.scalars(statement))
+
+
+def in_order(database: Database, domain: str, role: Role | None) -> Iterator[Observation]:
+    """Observations in the order they were stored, a page at a time, without their vectors."""
+    statement = _rows.select_observations().where(_tables.observations.c.domain == domain)
+    if role is not None:
+        statement = statement.where(_tables.observations.c.role == role)
+    statement = statement.order_by(_tables.observations.c.id).limit(_PAGE)
+    last_id = 0
+    while True:
+        with database.transaction() as connection:
+            page = connection.execute(statement.where(_tables.observations.c.id > last_id)).all()
+        yield from map(_rows.observation_of, page)
+        if len(page) < _PAGE:
+            return
+        last_id = page[-1].id
+
+
+def read_points(
+    database: Database, shards: Shards, domain: str, weak_model: str | None
+) -> list[ReadPoint]:
+    """Read points at which any weak observation of the domain has activations, sorted."""
+    table = _tables.observations
+    statement = select(table.c.vector_shard).where(
+        table.c.domain == domain,
+        table.c.role == "weak",
+        table.c.vector_shard.is_not(None),
+        *([] if weak_model is None else [table.c.model_key == weak_model]),
+    )
+    with database.transaction() as connection:
+        names = set(connection.scalars(statement.distinct()))
+    return sorted({point for name in names for point in shards.read_points(name or "")})
+
+
+def _put_models(
+    database: Database, connection: Connection, observations: Iterable[Observation]
+) -> None:
+    identities = {
+        _rows.key_of(observation): None if observation.model is None else asdict(observation.model)
+        for observation in observations
+    }
+    connection.execute(
+        database.insert(_tables.models).on_conflict_do_nothing(),
+        [{"key": key, "identity": identity} for key, identity in identities.items()],
+    )
+
+
+def _put_queries(
+    database: Database,
+    connection: Connection,
+    observations: Iterable[Observation],
+    recorded_at: float,
+) -> None:
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for observation in observations:
+        row = _rows.query_row(observation.domain, observation.query, recorded_at)
+        key = (observation.domain, observation.query.id)
+        if key in rows and rows[key]["messages"] != row["messages"]:
+            raise _other_messages(*key)
+        rows[key] = row
+    for domain, ids in _pages(rows):
+        stored = select(_tables.queries.c.id, _tables.queries.c.messages).where(
+            _tables.queries.c.domain == domain, _tables.queries.c.id.in_(ids)
+        )
+        for query_id, messages in connection.execute(stored):
+            if rows[domain, query_id]["messages"] != messages:
+                raise _other_messages(domain, query_id)
+    statement = database.insert(_tables.queries)
+    followed = ("reference", "group_id", "split", "attributes")
+    statement = statement.on_conflict_do_update(
+        index_elements=list(_tables.queries.primary_key),
+        set_={name: statement.excluded[name] for name in followed},
+    )
+    connection.execute(statement, list(rows.values()))
+
+
+def _write_vectors(
+    shards: Shards, observations: dict[_Key, Observation]
+) -> dict[_Key, tuple[str, int]]:
+    """Shard and row of each observation that has vectors."""
+    alike: defaultdict[tuple[Any, ...], list[_Key]] = defaultdict(list)
+    for key, observation in observations.items():
+        if observation.activations:
+            shapes = {
+                (point, vector.shape[-1]) for point, vector in observation.activations.items()
+            }
+            alike[observation.domain, _rows.key_of(observation), frozenset(shapes)].append(key)
+    places: dict[_Key, tuple[str, int]] = {}
+    for (domain, model, _), keys in alike.items():
+        name = shards.write(domain, model, [observations[key] for key in keys])
+        places |= {key: (name, row) for row, key in enumerate(keys)}
+    return places
+
+
+def _key(observation: Observation) -> _Key:
+    return (
+        observation.domain,
+        observation.query.id,
+        observation.role,
+        _rows.key_of(observation),
+        observation.rollout,
+    )
+
+
+def _stored_keys(connection: Connection, keys: Iterable[_Key]) -> list[_Key]:
+    """Those of ``keys`` that are stored."""
+    wanted = set(keys)
+    table = _tables.observations
+    columns = (table.c.domain, table.c.query_id, table.c.role, table.c.model_key, table.c.rollout)
+    stored: list[_Key] = []
+    for domain, ids in _pages({(key[0], key[1]) for key in wanted}):
+        statement = select(*columns).where(table.c.domain == domain, table.c.query_id.in_(ids))
+        stored += [key for row in connection.execute(statement) if (key := tuple(row)) in wanted]
+    return stored
+
+
+def _pages(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    """Domains with their query ids, at most a page of them: databases limit the parameters."""
+    by_domain: defaultdict[str, list[str]] = defaultdict(list)
+    for domain, query_id in pairs:
+        by_domain[domain].append(query_id)
+    for domain, ids in by_domain.items():
+        for start in range(0, len(ids), _PAGE):
+            yield domain, ids[start : start + _PAGE]
+
+
+def _other_messages(domain: str, query_id: str) -> InputError:
+    return InputError(
+        f"query {query_id!r} of domain {domain!r} was stored with other messages; "
+        "give the new query another id, or delete the domain first"
+    )
