@@ -312,6 +312,14 @@ def test_settings_of_tools_are_left_out_where_there_are_none():
     assert set(chat) == {"model", "messages", "max_tokens"}
 
 
+def test_the_name_of_a_user_has_a_length_that_every_api_takes():
+    assert chat_of(metadata={"user_id": "x" * 64})["user"] == "x" * 64
+    first, second = (chat_of(metadata={"user_id": "x" * 99 + end})["user"] for end in "ab")
+    assert len(first) == len(second) == 64
+    assert first != second
+    assert "user" not in chat_of(metadata={})
+
+
 def test_texts_of_one_turn_are_one_message():
     said = [{"type": "text", "text": text} for text in ("a", "b")]
     assert chat_of(user("hi"), assistant(*said), {"role": "assistant", "content": "c"})[

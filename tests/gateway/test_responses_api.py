@@ -303,6 +303,10 @@ def test_the_field_at_fault_is_named(fields, param):
     assert refusal(**fields).param == param
 
 
+def test_an_empty_text_may_be_asked():
+    assert chat_of([user([{"type": "input_text", "text": ""}])])["messages"] == [user("")]
+
+
 def test_too_long_a_conversation_is_refused():
     assert refusal([user("x")] * 10_000).param == "input"
 

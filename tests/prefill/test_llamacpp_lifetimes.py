@@ -15,8 +15,10 @@ from llamacpp_requests import (
     MIDDLE,
     ask,
     assert_only_prefixes_are_left,
+    cosines,
     country,
     held_up,
+    padded,
     settle,
     user,
 )
@@ -27,6 +29,7 @@ from foretell.errors import (
     EngineClosedError,
     RoutingError,
 )
+from foretell.prefill.engines.llamacpp import _engine
 from foretell.records import ReadPoint, Sampling
 
 LONG = Sampling(max_tokens=400, stop=("never said \0",))
@@ -64,6 +67,24 @@ def test_a_cancelled_request_leaves_the_queue_at_once(open_smollm2):
         with pytest.raises(FutureCancelledError):
             future.result()
     assert engine.evaluated_tokens == evaluated
+    assert_only_prefixes_are_left(engine)
+
+
+def test_a_request_given_up_frees_its_place_in_the_queue_while_the_engine_is_busy(open_smollm2):
+    engine = open_smollm2(queue_limit=1)
+    prompt = engine.render(user("hello"))
+    given_up = threading.Event()
+    with ThreadPoolExecutor(1) as pool, held_up(engine):
+        waiting = pool.submit(engine.prefill, prompt, answer_tokens=1, given_up=given_up.is_set)
+        while not engine._queue_length:
+            time.sleep(0.001)
+        with pytest.raises(EngineBusyError):
+            engine.submit(prompt, answer_tokens=1)
+        given_up.set()
+        with pytest.raises(CancelledError, match="given up by its caller"):
+            waiting.result(60)
+        another = engine.submit(prompt, answer_tokens=1)
+    another.result(60).close()
     assert_only_prefixes_are_left(engine)
 
 
@@ -112,9 +133,24 @@ def raise_in_the_gate(engine, prompt):
         engine.prefill(prompt, [MIDDLE], gate, answer_tokens=400)
 
 
+def give_up_at_once(engine, prompt):
+    with pytest.raises(CancelledError):
+        engine.prefill(prompt, [MIDDLE], answer_tokens=400, given_up=lambda: True)
+
+
+def give_up_after_a_look(engine, prompt):
+    looks = iter([False])
+    with pytest.raises(CancelledError):
+        engine.prefill(
+            padded(prompt, 300), [MIDDLE], answer_tokens=400, given_up=lambda: next(looks, True)
+        )
+
+
 @pytest.mark.parametrize(
     "leave",
     [
+        give_up_at_once,
+        give_up_after_a_look,
         close_the_generation,
         forget_the_generation,
         forget_a_generation_nobody_began_to_read,
@@ -134,6 +170,51 @@ def test_a_caller_that_goes_away_gives_its_place_back(make_smollm2, leave):
         gc.collect()
         assert ask(engine, country("Warsaw"))[1].text == '{"country": "Poland"}'
         assert_only_prefixes_are_left(engine)
+
+
+def test_what_was_evaluated_before_a_prefill_was_given_up_is_not_evaluated_again(
+    make_smollm2, monkeypatch
+):
+    monkeypatch.setattr(_engine, "_BATCH_TOKENS", 32)
+    asked = [{"role": "system", "content": "Answer with JSON. " * 40}, *user("Where is Delhi?")]
+    with make_smollm2() as fresh, make_smollm2() as engine:
+        wanted, answer = ask(fresh, asked, [MIDDLE])
+        prompt = engine.render(asked)
+        with pytest.raises(CancelledError):
+            engine.prefill(prompt, [MIDDLE], given_up=lambda: engine.evaluated_tokens >= 64)
+        settle(engine)
+        evaluated = engine.evaluated_tokens
+        assert 64 <= evaluated < prompt.own_start
+        assert_only_prefixes_are_left(engine)
+        activations, again = ask(engine, asked, [MIDDLE])
+        assert again.usage.cached_tokens == evaluated
+        assert again.text == answer.text
+        assert cosines(activations[MIDDLE], wanted[MIDDLE]).min() > 0.997
+
+
+def test_an_answer_that_nobody_wants_any_more_is_decoded_no_further(open_smollm2):
+    engine = open_smollm2()
+    prompt = engine.render(user("Tell a long story."))
+    generation = engine.prefill(prompt, answer_tokens=400).decode(LONG)
+    next(iter(generation))
+    decoded = engine.evaluated_tokens
+    generation.close()
+    settle(engine)
+    assert engine.evaluated_tokens - decoded <= 3
+    assert_only_prefixes_are_left(engine)
+
+
+def test_who_reads_an_answer_that_is_closed_need_not_wait_for_a_busy_engine(open_smollm2):
+    engine = open_smollm2()
+    prompt = engine.render(user("Tell a long story."))
+    generation = engine.prefill(prompt, answer_tokens=400).decode(LONG)
+    with ThreadPoolExecutor(1) as pool, held_up(engine):
+        reading = pool.submit(lambda: list(generation))
+        time.sleep(0.05)  # by then it waits for a piece that does not come
+        generation.close()
+        with pytest.raises(CancelledError, match="given up"):
+            reading.result(30)
+    assert_only_prefixes_are_left(engine)
 
 
 # Closing
@@ -267,12 +348,18 @@ def test_nothing_is_left_after_two_hundred_requests_of_every_kind(open_smollm2):
             return point.layer < stop
 
         chosen = gate if rng.random() < 0.7 else None
-        future = engine.submit(prompt, points, chosen, answer_tokens=8)
-        if rng.random() < 0.1:
-            future.cancel()
+        looks = iter([False] * int(rng.integers(12)))
         try:
-            prefill = future.result(60)
-        except (FutureCancelledError, LookupError):
+            if rng.random() < 0.3:
+                prefill = engine.prefill(
+                    prompt, points, chosen, answer_tokens=8, given_up=lambda: next(looks, True)
+                )
+            else:
+                future = engine.submit(prompt, points, chosen, answer_tokens=8)
+                if rng.random() < 0.1:
+                    future.cancel()
+                prefill = future.result(60)
+        except (FutureCancelledError, LookupError, CancelledError):
             return
         leaves = rng.choice(["before decoding", "without a word", "while decoding", "", "", ""])
         if prefill.stopped_at is not None or leaves == "before decoding":

@@ -172,6 +172,12 @@ def test_an_answer_that_was_given_up_says_so(path):
         generation.answer()
 
 
+def test_the_texts_of_a_recorded_prompt_are_not_known(path):
+    replay = RecordedEngine(path)
+    prompt = replay.render(CONVERSATIONS[0])
+    assert replay.token_texts(prompt) == ("\ufffd",) * len(prompt.tokens)
+
+
 def test_what_was_not_recorded_is_refused(path):
     asked = [{"role": "user", "content": "In which country is Oulu?"}]
     for ask in (RecordedEngine(path).render, RecordedAnswers(path).answer):

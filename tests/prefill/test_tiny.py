@@ -1,4 +1,5 @@
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -161,6 +162,75 @@ def test_an_answer_that_was_given_up_says_so(engine):
     generation.close()
     with pytest.raises(CancelledError, match="given up"):
         generation.answer()
+
+
+def test_a_prefill_given_up_at_a_gate_is_computed_no_further(engine):
+    prompt = engine.render([{"role": "user", "content": "Hello"}])
+    prefix, own = prompt.own_start, prompt.own_tokens
+    given_up = Event()
+
+    def gate(*_):
+        given_up.set()
+        return True
+
+    with pytest.raises(CancelledError):
+        engine.prefill(prompt, [ReadPoint(1)], gate, answer_tokens=1, given_up=given_up.is_set)
+    assert engine.layer_tokens == 4 * prefix + 2 * own
+
+
+def test_a_prefix_given_up_half_way_is_not_kept(engine):
+    prompt = engine.render([SYSTEM, {"role": "user", "content": "Hello"}])
+    with pytest.raises(CancelledError):
+        engine.prefill(prompt, answer_tokens=1, given_up=lambda: engine.layer_tokens > 0)
+    assert engine.layer_tokens == prompt.own_start
+    assert engine.prefill(prompt, answer_tokens=1).cached_tokens == 0
+
+
+def test_an_answer_that_nobody_wants_any_more_is_computed_no_further(engine):
+    prompt = engine.render([{"role": "user", "content": "Hi"}])
+    generation = engine.prefill(prompt, answer_tokens=90).decode(Sampling(max_tokens=90))
+    begun = Event()
+
+    def read():
+        for _ in generation:
+            begun.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        assert begun.wait(60)
+        generation.close()
+        computed = engine.layer_tokens
+        assert isinstance(reading.exception(60), CancelledError)
+    assert engine.layer_tokens - computed <= 2 * 4  # four layers, a token or two
+
+
+def test_who_reads_an_answer_that_is_closed_need_not_wait_for_a_busy_engine(engine):
+    prompt = engine.render([{"role": "user", "content": "Hi"}])
+    generation = engine.prefill(prompt, answer_tokens=9).decode(Sampling(max_tokens=9))
+    pieces = iter(generation)
+    next(pieces)
+    reached, let_go = Event(), Event()
+
+    def gate(*_):
+        reached.set()
+        return let_go.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+        busy = pool.submit(engine.prefill, prompt, [ReadPoint(0)], gate, answer_tokens=1)
+        assert reached.wait(60)
+        reading = pool.submit(lambda: list(pieces))
+        generation.close()
+        assert isinstance(reading.exception(30), CancelledError)
+        let_go.set()
+        busy.result(60).close()
+
+
+def test_the_texts_of_its_tokens_are_characters_and_marks(engine):
+    prompt = engine.render([{"role": "user", "content": "aé<|im_end|>"}])
+    assert engine.token_texts(prompt) == (
+        *("<|im_start|>", *"user\n", "a", "\ufffd", "\ufffd", *"<|im_end|>"),
+        *("<|im_end|>", "\n", "<|im_start|>", *"assistant\n"),
+    )
 
 
 def test_an_answer_may_end_before_max_tokens():

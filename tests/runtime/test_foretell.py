@@ -193,13 +193,14 @@ def test_a_route_may_always_take_one_model(project, router):
 
 def test_what_the_text_would_keep_is_declined_when_it_does_not_fit(project):
     write_config(project, changed(CONFIG, routes__auto__router="weak"))
-    too_much = Sampling(max_tokens=500)
+    examples = [{"role": "user", "content": "Good morning."}] * 40
     decisions: list[Decision] = []
-    with Foretell.from_config("foretell.yaml") as ft:
-        reply = ft.chat(NORTH, sampling=too_much, on_decision=decisions.append)
-    assert (reply.decision.action, reply.model) == ("declined", "large")
-    assert "the context holds 512" in reply.decision.reason
-    assert decisions == [reply.decision]
+    # The strong one's recordings have no answer to it either.
+    with Foretell.from_config("foretell.yaml") as ft, pytest.raises(InputError, match="recording"):
+        ft.chat([*examples, *NORTH], on_decision=decisions.append)
+    (decision,) = decisions
+    assert (decision.action, decision.serve) == ("declined", "strong")
+    assert "the context holds 512" in decision.reason
 
 
 @pytest.mark.parametrize(("classifier", "said"), [(None, "context"), ("large", "recording")])

@@ -10,7 +10,7 @@ import pytest
 
 from foretell.errors import InputError, TrainingDataError
 from foretell.records import Outcome, ReadPoint
-from foretell.runtime import ProbeEstimator, early_probes, newest_probe, train_probe
+from foretell.runtime import EarlyLook, ProbeEstimator, early_probes, newest_probe, train_probe
 from foretell.runtime._collect import answered_by
 from foretell.runtime._training import within_depth
 from foretell.store import Store
@@ -104,14 +104,15 @@ def test_early_probes_foretell_the_strong_model_too(labelled_store, tmp_path, en
     assert strong.read_point == early.card.read_point
     assert early.heads.tokens is None
     assert len(early.held_out.p_strong) == len(saved.held_out.p_strong)
-    looks = ProbeEstimator.of(saved, ((early.probe, 0.1),), {early.card.read_point: strong})
+    look = EarlyLook(probe=early.probe, bar=0.1, strong=strong)
+    looks = ProbeEstimator.of(saved, (look,))
     prompt = engine.render(queries[1].messages)
     with engine.prefill(prompt, looks.read_points) as prefill:
         vectors = prefill.activations
-        estimate = looks.early_estimate(early.probe, vectors)
+        estimate = looks.early_estimate(look, vectors)
         assert estimate.p_strong == strong.p_strong(vectors[strong.read_point])
-        alone = ProbeEstimator.of(saved, ((early.probe, 0.1),))
-        assert alone.early_estimate(early.probe, vectors).p_strong is None
+        alone = EarlyLook(probe=early.probe, bar=0.1)
+        assert looks.early_estimate(alone, vectors).p_strong is None
 
 
 @pytest.mark.parametrize("max_depth", [0.5, 0.75, 1.0])

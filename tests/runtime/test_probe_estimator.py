@@ -15,7 +15,7 @@ from foretell.probes import (
     fit_heads,
 )
 from foretell.records import ReadPoint
-from foretell.runtime import Bar, ProbeEstimator, Route
+from foretell.runtime import Bar, EarlyLook, ProbeEstimator, Route
 
 ELSEWHERE = [{"role": "user", "content": "zzz 999 !!! ### qqq ~~~ 000"}]
 
@@ -86,7 +86,9 @@ def test_early_probes_still_stop_what_a_fused_one_would_decide_late(data, engine
         projection=np.zeros((engine.identity.width, 1)),
         offset=np.zeros(1),
     )
-    estimator = ProbeEstimator(probe=probe, name="toy@1", domain="toy", early=((hopeless, 0.3),))
+    estimator = ProbeEstimator(
+        probe=probe, name="toy@1", domain="toy", early=(EarlyLook(probe=hopeless, bar=0.3),)
+    )
     decision = route(engine, estimator).decide(ELSEWHERE)
     assert (decision.action, decision.stopped_at) == ("escalate", 0)
 

@@ -13,7 +13,7 @@ from foretell.errors import ContextOverflowError, InputError, RoutingError, Upst
 from foretell.prefill import Prefill, PrefillEngine
 from foretell.probes import FittedLinearProbe
 from foretell.records import Answer, Message, ReadPoint, Sampling, Usage
-from foretell.runtime import Bar, NoEstimator, ProbeEstimator, Route
+from foretell.runtime import Bar, EarlyLook, NoEstimator, ProbeEstimator, Route
 
 ASKED = [{"role": "user", "content": "Which town is it?"}]
 TOO_LONG = [{"role": "user", "content": "long " * 500}]
@@ -132,7 +132,7 @@ def test_a_keep_decodes_from_the_very_prefill_that_was_read(engine):
 
 def test_an_escalation_stops_at_the_layer_that_says_no(engine):
     strong = QueuedModel("large", ["a town"])
-    early = ((probe(0.1, layer=1), 0.3),)
+    early = (EarlyLook(probe=probe(0.1, layer=1), bar=0.3),)
     reply = route(engine, 0.1, [strong], early=early).chat(ASKED, FOUR)
     assert (reply.text, reply.model) == ("a town", "large")
     assert reply.decision.action == "escalate"
@@ -143,7 +143,7 @@ def test_an_escalation_stops_at_the_layer_that_says_no(engine):
 
 def test_an_early_probe_never_stops_what_the_bar_would_keep(engine):
     # Its own bar of 0.8 is above the route's 0.5, and its chance of 0.6 lies between them.
-    early = ((probe(0.6, layer=1), 0.8),)
+    early = (EarlyLook(probe=probe(0.6, layer=1), bar=0.8),)
     decision = route(engine, 0.9, [QueuedModel("large", [])], early=early).decide(ASKED)
     assert (decision.action, decision.stopped_at) == ("keep", None)
 
@@ -219,7 +219,7 @@ def test_an_error_that_is_not_the_upstreams_is_not_papered_over(engine):
 @pytest.mark.parametrize(("chance", "served"), [(0.9, "large"), (0.1, "small")])
 def test_exploring_flips_the_decision_and_never_stops_the_prefill(engine, chance, served):
     strong = QueuedModel("large", ["a town"])
-    early = ((probe(0.1, layer=1), 0.3),)
+    early = (EarlyLook(probe=probe(0.1, layer=1), bar=0.3),)
     reply = route(engine, chance, [strong], explore=1.0, early=early).chat(ASKED, FOUR)
     assert (reply.decision.action, reply.model) == ("explore", served)
     assert reply.decision.stopped_at is None

@@ -11,7 +11,7 @@ from foretell.probes import load_probe
 from foretell.records import Outcome, ReadPoint
 from foretell.runtime import (
     Bar,
-    early_bars,
+    early_looks,
     early_probes,
     newest_probe,
     probe_versions,
@@ -73,8 +73,23 @@ def test_early_probes_lie_below_the_chosen_one_and_rarely_stop_a_keep(labelled_s
     bar = Bar(keep_at=keep_at, reason="for the test")
     kept = bar.keeps(saved.held_out)
     stopped = np.zeros(len(kept), dtype=bool)
-    for (_, least), probe in zip(early_bars(saved.held_out, early, bar), early, strict=True):
-        stopped |= probe.held_out.p_success < least
+    for look, probe in zip(early_looks(saved.held_out, early, bar), early, strict=True):
+        stopped |= probe.held_out.p_success < look.bar
+    assert (stopped & kept).sum() <= 0.04 * kept.sum()
+
+
+def test_looks_are_by_gain_where_the_bar_is(labelled_store, tmp_path):
+    folder = tmp_path / "probes"
+    train(labelled_store, folder)
+    saved = newest_probe(folder, "toy")
+    early = early_probes(folder, saved)
+    bar = Bar(keep_at=0.9, least_gain=0.1, reason="for the test")
+    kept = bar.keeps(saved.held_out)
+    stopped = np.zeros(len(kept), dtype=bool)
+    for look, probe in zip(early_looks(saved.held_out, early, bar), early, strict=True):
+        assert look.strong is probe.heads.strong
+        stopped |= probe.held_out.p_success - probe.held_out.p_strong < look.bar
+    assert stopped.any()
     assert (stopped & kept).sum() <= 0.04 * kept.sum()
 
 

@@ -740,6 +740,21 @@ def test_an_answer_that_is_whole_ends_a_row_of_failures():
     assert against(*scripts, do=do, retries=ONCE, breaker={"failures": 2}) == "closed"
 
 
+def test_an_answer_that_came_whole_counts_though_its_end_was_not_read():
+    async def do(target, server):
+        for _ in range(2):
+            with pytest.raises(UpstreamCallError):
+                await target.open(PATH, BODY)
+            opened = await target.open(PATH, BODY)
+            await asyncio.sleep(0.05)
+            await opened.close()
+        assert target.breaker.state == "closed"
+        return server.open_connections
+
+    scripts = [replies(503), answers] * 2
+    assert against(*scripts, do=do, retries=ONCE, breaker={"failures": 2}) == 1
+
+
 # Hosts.
 
 
@@ -855,11 +870,23 @@ def test_closing_a_target_breaks_its_answers_off():
             reader = asyncio.create_task(anext(opened))
             await asyncio.sleep(0.01)
             await target.aclose()
-            with pytest.raises(UpstreamCallError, match="the connection was lost") as caught:
+            with pytest.raises(UpstreamCallError, match="it was closed") as caught:
                 await reader
             return caught.value.kind
 
     assert against(streams(chunk("Hel"), 60.0), do=do) == "broke_off"
+
+
+def test_closing_a_target_ends_the_calls_that_are_not_answered_yet():
+    async def do(target, server):
+        call = asyncio.create_task(target.open(PATH, BODY))
+        assert await _soon(lambda: len(server.requests) == 1)
+        await target.aclose()
+        with pytest.raises(UpstreamCallError) as caught:
+            await call
+        return caught.value.kind
+
+    assert against(never_answers, do=do) == "unreachable"
 
 
 # Secrets.

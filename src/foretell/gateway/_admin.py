@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import yaml
 from fastapi import FastAPI, Request
@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 
 AdminRole = Literal["viewer", "admin"]
 
-_ROLES: Final = ("viewer", "admin")
+_ROLES: Final[tuple[AdminRole, ...]] = ("viewer", "admin")
 _MOST_BYTES: Final = 1 << 20
 
 
@@ -42,12 +42,13 @@ class AdminTokens:
         tokens: dict[str, AdminRole] = {}
         for pair in secret(config.token_env).split(","):
             role, mark, token = pair.strip().partition(":")
-            if not mark or role not in _ROLES or not token.strip():
+            known: AdminRole | None = next((r for r in _ROLES if r == role), None)
+            if not mark or known is None or not token.strip():
                 raise ConfigError(
                     f"{config.token_env} must hold 'role:token' pairs separated by commas, with "
                     f"the roles {' and '.join(_ROLES)}"
                 )
-            tokens[token.strip()] = cast("AdminRole", role)
+            tokens[token.strip()] = known
         return cls(tokens)
 
     def role(self, authorization: str | None) -> AdminRole | None:

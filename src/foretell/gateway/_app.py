@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from importlib.metadata import version
 from time import perf_counter
 from typing import Any, Final
@@ -51,10 +49,6 @@ _CLIENT_CLOSED_REQUEST: Final = 499
 def make_app(gateway: Gateway) -> FastAPI:
     """The application that callers talk to."""
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-
     app = FastAPI(
         title="foretell",
         version=version("foretell"),
@@ -62,7 +56,6 @@ def make_app(gateway: Gateway) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
-        lifespan=lifespan,
     )
     handlers = Handlers(gateway)
     post, get, delete = app.post, app.get, app.delete

@@ -132,10 +132,10 @@ class GoalControl:
         """Whether the goal is a sum of money."""
         return self._pacer is not None
 
-    def settle(self, reservation: Reservation, usd: float | None) -> None:
-        """What it cost in truth."""
+    def settle(self, reservation: Reservation, usd: float | None, *, serve: Role) -> None:
+        """What it cost in truth, and who served it in the end."""
         if self._pacer is not None:
-            self._pacer.settle(reservation, usd)
+            self._pacer.settle(reservation, usd, serve=serve)
 
     def _controller(self) -> ShareController | None:
         goal, held_out = self._config.goal, self._route.held_out

@@ -86,7 +86,8 @@ class Exchange:
         """Tell the goal's purse what was spent of what it set aside."""
         reservation, self.reservation = self.reservation, None
         if reservation is not None and self.side is not None:
-            self.side.control.settle(reservation, cost_usd)
+            serve = reservation.serve if self.decision is None else self.decision.serve
+            self.side.control.settle(reservation, cost_usd, serve=serve)
 
 
 def decision_block(exchange: Exchange, model: str, cost_usd: float | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -46,6 +47,7 @@ ROLES = ("user", "assistant", "system")
 TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 _KNOWN = frozenset([*SAME_SETTINGS, *READ_HERE, *HINTS])
+_LONGEST_USER = 64
 _THINKING = ("thinking", "redacted_thinking")
 
 
@@ -224,8 +226,14 @@ def _stops(body: Field) -> list[str]:
 
 def _user(body: Field) -> dict[str, Any]:
     metadata = body.get("metadata")
-    user = None if metadata is None else metadata.get("user_id")
-    return {} if user is None else {"user": user.text()}
+    field = None if metadata is None else metadata.get("user_id")
+    if field is None:
+        return {}
+    user = field.text()
+    # OpenAI refuses longer ones, such as Claude Code sends; a hash tells users apart as well.
+    if len(user) > _LONGEST_USER:
+        user = hashlib.sha256(user.encode()).hexdigest()
+    return {"user": user}
 
 
 def _tools(body: Field) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def deadline_protocol(header_timeout_s: float) -> type[HttpToolsProtocol]:
                 self._header_timer = None
 
         def _hang_up(self) -> None:
-            if self.transport is not None and not self.transport.is_closing():
+            if not self.transport.is_closing():
                 self.transport.close()
 
     return DeadlineProtocol

@@ -159,9 +159,10 @@ def _add_message(turns: ChatTurns, item: Field) -> None:
     if isinstance(content.value, str):
         said: str | list[dict[str, Any]] = content.value
     else:
-        said = content_of([_part(part, images=role == "user") for part in content.items()])
-        if not said:
+        parts = [_part(part, images=role == "user") for part in content.items()]
+        if not parts:
             raise content.wrong("must not be empty")
+        said = content_of(parts)
     if role == "assistant":
         turns.answer(said, at=item)
     else:

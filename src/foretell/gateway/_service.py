@@ -84,15 +84,13 @@ class Service:
         side = route.side(exchange.domain)
         if isinstance(side, WeakSide):
             exchange.side = side
-        decision = self._without_asking(exchange, route, side, turn)
-        asked = decision is None and isinstance(side, WeakSide)
+        exchange.decision = self._without_asking(exchange, route, side, turn)
+        if not isinstance(side, WeakSide):
+            return
+        asked = exchange.decision is None
         if asked:
             await self._ask_probe(exchange, route, side, turn, look_only=look_only)
-        else:
-            exchange.decision = decision
-        if look_only:
-            return
-        if isinstance(side, WeakSide):
+        if not look_only:
             self._book(exchange, side, asked=asked)
 
     def _without_asking(
@@ -136,6 +134,10 @@ class Service:
         if control.has_budget:
             if decision.serve == "strong" and decision.action != "bypass":
                 worst = self._worst_usd(exchange, route.strong[0])
+                prefill = self._worst_usd(
+                    exchange, self._weak_member(exchange, route), answer=False
+                )
+                worst = None if worst is None else worst + (prefill or 0.0)
                 exchange.reservation = control.reserve(worst, serve="strong")
                 if exchange.reservation is None:
                     decision = self._without_money(exchange, route, decision)
@@ -222,15 +224,17 @@ class Service:
         costs = {name: self._prices.cost_usd(models[name], None, expected) for name in order}
         return PoolRule(order=order, costs=costs, goal=side.control.pool_goal())
 
-    def _worst_usd(self, exchange: Exchange, member: Member) -> float | None:
-        """The most that an answer of a model may cost; ``None`` when its price is not known."""
+    def _worst_usd(
+        self, exchange: Exchange, member: Member, *, answer: bool = True
+    ) -> float | None:
+        """The most that a model may cost; ``None`` when its price is not known."""
         request = exchange.request
         return self._prices.cost_usd(
             member.config,
             None,
             MeteredUsage(
                 prompt_tokens=exchange.prompt_tokens or request.most_prompt_tokens,
-                completion_tokens=request.most_answer_tokens,
+                completion_tokens=request.most_answer_tokens if answer else 0,
             ),
         )
 

@@ -33,6 +33,7 @@ class _Limit:
 
     at: float
     given_up: threading.Event
+    tokens: int | None = None
 
 
 async def considered(
@@ -58,7 +59,8 @@ async def considered(
     limit = _Limit(started + allowed_s(request.characters / _CHARACTERS_A_TOKEN), threading.Event())
 
     def know_length(prompt: Prompt) -> None:
-        limit.at = started + allowed_s(len(prompt.tokens))
+        limit.tokens = len(prompt.tokens)
+        limit.at = started + allowed_s(limit.tokens)
 
     def work() -> Considered:
         if look_only:
@@ -78,7 +80,13 @@ async def considered(
             on_prompt=know_length,
         )
 
-    found = await _before(limit, work, executor, clock)
+    try:
+        found = await _before(limit, work, executor, clock)
+    except TooSlowError:
+        # Were it left out, a machine that became slow for good would never be given more time.
+        if limit.tokens is not None:
+            deadlines.observe(limit.tokens, clock() - started)
+        raise
     prefill = found.prefill
     if prefill is not None and prefill.stopped_at is None:
         deadlines.observe(len(prefill.prompt.tokens), prefill.seconds)
@@ -114,11 +122,11 @@ async def _before(
         return job.result()
     except BaseException:
         limit.given_up.set()
-        job.add_done_callback(_release)
+        job.add_done_callback(lambda done: _release(done))
         raise
 
 
-def _release(job: asyncio.Future[Considered] | asyncio.Future[Prefill]) -> None:
+def _release(job: asyncio.Future[_Found]) -> None:
     """Free what came too late."""
     if job.cancelled() or job.exception() is not None:
         return

@@ -9,13 +9,13 @@ from foretell.runtime._collect import (
     observer_of_engine,
     observer_of_model,
 )
-from foretell.runtime._estimators import ProbeEstimator
+from foretell.runtime._estimators import EarlyLook, ProbeEstimator
 from foretell.runtime._explain import Explainer, Explanation
 from foretell.runtime._foretell import Foretell
 from foretell.runtime._goals import (
     Bar,
     bar_for,
-    early_bars,
+    early_looks,
     gain_ranks_better,
     share_within_budget,
 )
@@ -51,6 +51,7 @@ __all__ = [
     "Bar",
     "Collected",
     "Considered",
+    "EarlyLook",
     "EngineShelf",
     "Explainer",
     "Explanation",
@@ -68,7 +69,7 @@ __all__ = [
     "collect",
     "default_read_points",
     "drain",
-    "early_bars",
+    "early_looks",
     "early_probes",
     "engine_key",
     "fit_gate_of",

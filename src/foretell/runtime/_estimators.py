@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +27,7 @@ from foretell.records import (
     last_asked,
 )
 from foretell.routers import FittedConstantRouter, FittedRouter
+from foretell.runtime._rules import Rule
 
 
 class OutsideEstimator:
@@ -52,13 +53,35 @@ class OutsideEstimator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyLook:
+    """A weaker probe at a lower layer, which may end a prefill there and then.
+
+    It does when what it foretells is below ``bar``: ``p_success``, or with ``strong``, which
+    foretells the strong model at the same read point, ``p_success - p_strong``.
+    """
+
+    probe: FittedLinearProbe
+    bar: float
+    strong: StrongHead | None = None
+
+    @property
+    def read_point(self) -> ReadPoint:
+        """Where it reads."""
+        return self.probe.read_point
+
+    def goes_on(self, seen: Estimate, rule: Rule) -> bool:
+        """Whether the prefill is worth going on; what it stops, the rule itself would escalate."""
+        if seen.p_strong is None:
+            return seen.p_success >= min(self.bar, rule.stops_below)
+        return seen.p_success - seen.p_strong >= min(self.bar, rule.stops_below_gain)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeEstimator:
     """A saved probe that fits the served model; ``name`` is ``id@version``.
 
     ``gate`` tells queries that look like nothing in training, ``heads`` foretell what else they
-    can. ``early`` holds weaker probes at lower layers, each with the bar below which a query is
-    declined there and then; ``early_strong`` foretells the strong model at their read points, so
-    that the bar may be on the gain of a strong call.
+    can. ``early`` holds looks at lower layers.
     """
 
     probe: FittedProbe
@@ -66,18 +89,10 @@ class ProbeEstimator:
     domain: str = ""
     gate: FittedGate | None = None
     heads: Heads = field(default_factory=Heads)
-    early: tuple[tuple[FittedLinearProbe, float], ...] = ()
-    early_strong: Mapping[ReadPoint, StrongHead] = field(
-        default_factory=dict[ReadPoint, StrongHead]
-    )
+    early: tuple[EarlyLook, ...] = ()
 
     @classmethod
-    def of(
-        cls,
-        saved: SavedProbe,
-        early: tuple[tuple[FittedLinearProbe, float], ...] = (),
-        early_strong: Mapping[ReadPoint, StrongHead] | None = None,
-    ) -> ProbeEstimator:
+    def of(cls, saved: SavedProbe, early: tuple[EarlyLook, ...] = ()) -> ProbeEstimator:
         """All that was saved with a probe."""
         return cls(
             probe=saved.probe,
@@ -86,7 +101,6 @@ class ProbeEstimator:
             gate=saved.gate,
             heads=saved.heads,
             early=early,
-            early_strong=early_strong or {},
         )
 
     @property
@@ -98,23 +112,22 @@ class ProbeEstimator:
     @property
     def read_points(self) -> tuple[ReadPoint, ...]:
         """Where the prefill must be read."""
-        return tuple(sorted({*(probe.read_point for probe, _ in self.early), *self.own_points}))
+        return tuple(sorted({*(look.read_point for look in self.early), *self.own_points}))
 
     @property
     def needs_whole_prefill(self) -> bool:
         """Whether it can answer only once the first token is known."""
         return self.probe.reads_first_token
 
-    def early_estimate(self, probe: FittedLinearProbe, vectors: Vectors) -> Estimate:
-        """What an early probe foretells, and the strong model's head there, if any."""
-        vector = vectors[probe.read_point]
-        score = float(probe.score(vector))
-        strong = self.early_strong.get(probe.read_point)
+    def early_estimate(self, look: EarlyLook, vectors: Vectors) -> Estimate:
+        """What an early look foretells."""
+        vector = vectors[look.read_point]
+        score = float(look.probe.score(vector))
         return Estimate(
             score=score,
-            p_success=float(probe.calibration.p(score)),
+            p_success=float(look.probe.calibration.p(score)),
             router=f"probe {self.name}",
-            p_strong=None if strong is None else float(strong.p_strong(vector)),
+            p_strong=None if look.strong is None else float(look.strong.p_strong(vector)),
         )
 
     def estimate(

@@ -26,7 +26,7 @@ from foretell.probes import HeldOut, SavedProbe
 from foretell.records import Decision, Message, Reply, Role, Sampling
 from foretell.routers import make_router
 from foretell.runtime._estimators import OutsideEstimator, ProbeEstimator
-from foretell.runtime._goals import Bar, bar_for, early_bars, share_within_budget
+from foretell.runtime._goals import Bar, bar_for, early_looks, share_within_budget
 from foretell.runtime._models import (
     AnsweringModel,
     EngineModel,
@@ -263,8 +263,8 @@ class Foretell:
         saved = newest_probe(folder, domain)
         saved.card.check_serves(weak.identity, domain)
         bar = self._bar(config, saved.held_out, domain)
-        early = early_bars(saved.held_out, early_probes(folder, saved), bar)
-        return _Foreteller(ProbeEstimator.of(saved, early), bar, saved.held_out, saved)
+        looks = early_looks(saved.held_out, early_probes(folder, saved), bar)
+        return _Foreteller(ProbeEstimator.of(saved, looks), bar, saved.held_out, saved)
 
     def _trained_outside(
         self, config: RouteConfig, domain: str

@@ -20,6 +20,7 @@ from foretell.calibration import (
 from foretell.config import QualityGoal, RiskGoal, StrongShareGoal, ThresholdGoal
 from foretell.errors import ConfigError
 from foretell.probes import FittedLinearProbe, HeldOut, SavedProbe
+from foretell.runtime._estimators import EarlyLook
 
 _EARLY_LOSS: Final = 0.04
 _FEWEST_TO_COMPARE: Final = 50
@@ -181,16 +182,24 @@ def share_within_budget(budget_usd: float, *, weak_usd: float, strong_usd: float
     return min(1.0, max(0.0, (budget_usd - weak_usd) / strong_usd))
 
 
-def early_bars(
-    held_out: HeldOut, early: Sequence[SavedProbe], bar: Bar
-) -> tuple[tuple[FittedLinearProbe, float], ...]:
-    """Early probes with the bars below which each declines.
+def early_looks(held_out: HeldOut, early: Sequence[SavedProbe], bar: Bar) -> tuple[EarlyLook, ...]:
+    """What the early probes may stop, each below a bar of its own.
 
-    Together they may decline at most 4 % of the training queries that the full rule keeps.
+    Where the route's bar is on the gain of a strong call, so is theirs, if they foretell one.
+    Together they may stop at most 4 % of the training queries that the full rule keeps.
     """
     kept = bar.keeps(held_out)
-    return tuple(
-        (saved.probe, stop_below(saved.held_out.p_success, kept, _EARLY_LOSS / len(early)))
-        for saved in early
-        if isinstance(saved.probe, FittedLinearProbe) and len(saved.held_out.p_success) == len(kept)
-    )
+    loss = _EARLY_LOSS / max(1, len(early))
+    looks: list[EarlyLook] = []
+    for saved in early:
+        seen, probe = saved.held_out, saved.probe
+        if not isinstance(probe, FittedLinearProbe) or len(seen.p_success) != len(kept):
+            continue
+        strong = saved.heads.strong
+        if bar.least_gain is None or strong is None or not np.isfinite(seen.p_strong).all():
+            looks.append(EarlyLook(probe=probe, bar=stop_below(seen.p_success, kept, loss)))
+            continue
+        # stop_below goes by chances from 0 to 1.
+        halved = stop_below((seen.p_success - seen.p_strong + 1) / 2, kept, loss)
+        looks.append(EarlyLook(probe=probe, bar=2 * halved - 1, strong=strong))
+    return tuple(looks)

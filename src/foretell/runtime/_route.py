@@ -39,10 +39,6 @@ _LEAST_ROOM: Final = 64
 """Tokens of an answer that a context must have room for, unless fewer are asked for."""
 
 
-def _at_least(bar: float, estimate: Estimate) -> bool:
-    return estimate.p_success >= bar
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoEstimator:
     """Why there is nothing to foretell by: a word for counters, and a sentence."""
@@ -295,12 +291,11 @@ class Route:
         """Stops a prefill as soon as it is certain that the weak model will not serve."""
         stages = [
             GateStage(
-                read_point=probe.read_point,
-                foretell=partial(estimator.early_estimate, probe),
-                # What an early look stops must be an escalation by the rule itself.
-                goes_on=partial(_at_least, min(bar, rule.stops_below)),
+                read_point=look.read_point,
+                foretell=partial(estimator.early_estimate, look),
+                goes_on=partial(look.goes_on, rule=rule),
             )
-            for probe, bar in estimator.early
+            for look in estimator.early
         ]
         if not estimator.needs_whole_prefill:
             stages.append(

@@ -50,6 +50,18 @@ class Rule:
             return 0.0
         return self.keep_at if self.turn is None else self.turn.keep_at(self.keep_at)
 
+    @property
+    def stops_below_gain(self) -> float:
+        """The same for ``p_success - p_strong``; -1, which nothing is below, where none settles it.
+
+        A query is kept unless a strong call gains more than ``least_gain``.
+        """
+        many = self.pool is not None and self.pool.order[2:]
+        if self.explores or many or self.least_gain is None:
+            return -1.0
+        gain = self.least_gain if self.turn is None else self.turn.least_gain(self.least_gain)
+        return -gain
+
     def decide(self, estimate: Estimate) -> Decision:
         """What becomes of a query of which this was foretold."""
         if self.pool is not None:

@@ -26,6 +26,7 @@ class Opened:
     """
 
     __slots__ = (
+        "__weakref__",
         "_ended",
         "_first",
         "_give_up_at",
@@ -103,7 +104,7 @@ class Opened:
         """Give up what has not come yet, and the connection with it; safe to call twice."""
         if not self._ended:
             self._problem = "it was closed"
-            self._end("gave_up")
+            self._end("succeeded" if self._response.content.is_eof() else "gave_up")
 
     async def _next_piece(self) -> bytes | str:
         """What comes next, nothing at the end, or why nothing does."""

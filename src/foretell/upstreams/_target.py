@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from foretell.config import OpenAIModel
 from foretell.errors import ConfigError
@@ -82,6 +83,7 @@ class Target:
         self._now = now
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
+        self._answers = WeakSet[Opened]()
         self._prepared: tuple[str | None, CIMultiDict[str]] | None = None
 
     async def open(
@@ -125,9 +127,11 @@ class Target:
             await asyncio.sleep(wait_s)
 
     async def aclose(self) -> None:
-        """Close its connections, those of calls under way too; safe to call twice."""
+        """Break off the answers under way and close its connections; safe to call twice."""
         self._closed = True
         session, self._session = self._session, None
+        for opened in list(self._answers):
+            await opened.close()
         if session is not None:
             await session.close()
 
@@ -146,7 +150,7 @@ class Target:
 
         report = _Report(self.breaker)
         response: aiohttp.ClientResponse | None = None
-        opened = False
+        opened: Opened | None = None
         try:
             try:
                 key = api_key(self.name, self._key_variable, self._environment)
@@ -175,8 +179,7 @@ class Target:
             if streams and not first:
                 report("failed")
                 return self._error("ended its answer before it began", retryable=True)
-            opened = True
-            return Opened(
+            opened = Opened(
                 response,
                 name=self.name,
                 first=first,
@@ -185,8 +188,10 @@ class Target:
                 give_up_at=give_up_at,
                 on_end=report.answered(),
             )
+            self._answers.add(opened)
+            return opened
         finally:
-            if not opened:
+            if opened is None:
                 if response is not None:
                     response.close()
                 report("gave_up")
