@@ -109,10 +109,10 @@ def test_early_probes_foretell_the_strong_model_too(labelled_store, tmp_path, en
     prompt = engine.render(queries[1].messages)
     with engine.prefill(prompt, looks.read_points) as prefill:
         vectors = prefill.activations
-        estimate = looks.early_estimate(look, vectors)
+        estimate = looks.early[0].estimate(vectors)
         assert estimate.p_strong == strong.p_strong(vectors[strong.read_point])
         alone = EarlyLook(probe=early.probe, bar=0.1)
-        assert looks.early_estimate(alone, vectors).p_strong is None
+        assert alone.estimate(vectors).p_strong is None
 
 
 @pytest.mark.parametrize("max_depth", [0.5, 0.75, 1.0])

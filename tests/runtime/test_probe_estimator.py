@@ -15,7 +15,7 @@ from foretell.probes import (
     fit_heads,
 )
 from foretell.records import ReadPoint
-from foretell.runtime import Bar, EarlyLook, ProbeEstimator, Route
+from foretell.runtime import Bar, EarlyLook, NearestEstimator, ProbeEstimator, Route
 
 ELSEWHERE = [{"role": "user", "content": "zzz 999 !!! ### qqq ~~~ 000"}]
 
@@ -130,3 +130,55 @@ def test_a_bar_on_the_gain_keeps_the_same_queries_as_the_policy():
     )
     bar = Bar(keep_at=0.5, reason="", least_gain=0.2)
     np.testing.assert_array_equal(bar.keeps(held_out), p_success >= p_strong - 0.2)
+
+
+def of_domain(data, name, rows, chance):
+    """An estimator that is at home among some rows, and always foretells one chance."""
+    point = points(data)[-1]
+    gate = fit_gate(data.activations[point][rows], point, seed=0, false_alarm=0.1)
+    probe = FittedLinearProbe(
+        read_point=point,
+        weight=np.zeros(data.activations[point].shape[1], dtype=np.float32),
+        bias=float(np.log(chance / (1 - chance))),
+        projection=np.zeros((data.activations[point].shape[1], 1)),
+        offset=np.zeros(1),
+    )
+    return ProbeEstimator(probe=probe, name=f"{name}@1", domain=name, gate=gate)
+
+
+def test_of_several_domains_the_one_that_knows_the_query_decides_by_its_own_bar(
+    data, test_queries, engine
+):
+    north = np.array(["north" in text for text in data.texts])
+    estimator = NearestEstimator(
+        estimators=(
+            of_domain(data, "north", north, 0.7),
+            of_domain(data, "elsewhere", ~north, 0.7),
+        )
+    )
+    bars = {
+        "north": Bar(keep_at=0.6, reason="for the test"),
+        "elsewhere": Bar(keep_at=0.8, reason="for the test"),
+    }
+    served = Route(
+        name="auto",
+        weak_name="small",
+        weak=engine,
+        strong=[],
+        estimator=estimator,
+        bar=Bar(keep_at=1.0, reason="for the test"),
+        bars=bars,
+        rng=np.random.default_rng(0),
+    )
+    texts, messages = test_queries[0].texts, test_queries[1]
+    right = 0
+    for text, asked in zip(texts, messages, strict=True):
+        looked = served.look(asked)
+        assert looked.estimate is not None
+        looked.prefill.close()
+        keeps = looked.decision.action == "keep"
+        if looked.decision.action != "declined":
+            assert keeps == (looked.estimate.domain == "north")
+        right += (looked.estimate.domain == "north") == ("north" in text)
+    assert right > 0.8 * len(texts)
+    assert served.decide(ELSEWHERE).cause == "outside"

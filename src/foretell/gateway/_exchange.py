@@ -112,7 +112,7 @@ def decision_block(exchange: Exchange, model: str, cost_usd: float | None) -> di
         "stopped_at": decision.stopped_at,
         "prefill_ms": decision.prefill_ms,
         "probe_ms": decision.probe_ms,
-        "overhead_ms": round(exchange.overhead_s() * 1e3, 3),
+        "overhead_ms": round(1e3 * (exchange.head_s or exchange.overhead_s()), 3),
         "cost_usd": cost_usd,
         "session": exchange.session,
     }

@@ -83,7 +83,7 @@ class Service:
         turn = exchange.turn = self._turns.begin(exchange, route)
         side = route.side(exchange.domain)
         if isinstance(side, WeakSide):
-            exchange.side = side
+            exchange.side, exchange.domain = side, side.domain
         exchange.decision = self._without_asking(exchange, route, side, turn)
         if not isinstance(side, WeakSide):
             return

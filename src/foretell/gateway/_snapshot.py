@@ -35,8 +35,12 @@ def config_hash(config: Config) -> str:
 
 @dataclass(eq=False, slots=True)
 class WeakSide:
-    """A route's weak model in one domain: what decides, and what steers its goal."""
+    """A route's weak model in one domain: what decides, and what steers its goal.
 
+    ``domain`` is ``None`` where there is none to know anything about.
+    """
+
+    domain: str | None
     route: Route
     control: GoalControl
     explainer: Explainer
@@ -212,7 +216,9 @@ class Snapshot:
         domains = self.foretell.domains(name) or (None,)
         sides: dict[str, WeakSide] = {}
         for domain in domains:
-            route = self.foretell.open_weak_side(name, domain, now=now, progress=progress)
+            route = self.foretell.open_weak_side(
+                name, *([] if domain is None else [domain]), now=now, progress=progress
+            )
             before = None if old is None else old.sides.get(domain or "")
             if before is not None and before.control.serves(served.config, route):
                 control = before.control
@@ -225,7 +231,7 @@ class Snapshot:
                     rng=np.random.default_rng(),
                 )
             explainer = Explainer.of_route(route, served.config, self.foretell.open_store)
-            sides[domain or ""] = WeakSide(route, control, explainer)
+            sides[domain or ""] = WeakSide(domain, route, control, explainer)
         engine = next(iter(sides.values())).route.engine
         served.weak_abilities = abilities_of(
             self.config.models[served.config.weak], engine.context_tokens

@@ -22,7 +22,7 @@ class Estimate:
     and ``p_pool`` that of every other model of the route by its name.
     ``outside`` says that the query looks like nothing in training, so that the chances mean
     nothing; ``familiarity`` is the p-value behind it: the share of training-like queries that look
-    at least as strange.
+    at least as strange. ``domain`` is the one whose probe it is, where that is known.
     """
 
     score: float
@@ -32,6 +32,7 @@ class Estimate:
     outside: bool = False
     familiarity: float | None = None
     p_pool: Mapping[str, float] = field(default_factory=dict[str, float])
+    domain: str | None = None
 
     @property
     def gain(self) -> float | None:

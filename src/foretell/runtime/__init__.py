@@ -9,7 +9,7 @@ from foretell.runtime._collect import (
     observer_of_engine,
     observer_of_model,
 )
-from foretell.runtime._estimators import EarlyLook, ProbeEstimator
+from foretell.runtime._estimators import EarlyLook, NearestEstimator, ProbeEstimator
 from foretell.runtime._explain import Explainer, Explanation
 from foretell.runtime._foretell import Foretell
 from foretell.runtime._goals import (
@@ -56,6 +56,7 @@ __all__ = [
     "Explainer",
     "Explanation",
     "Foretell",
+    "NearestEstimator",
     "NoEstimator",
     "OnText",
     "PoolRule",

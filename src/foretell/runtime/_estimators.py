@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -57,17 +57,30 @@ class EarlyLook:
     """A weaker probe at a lower layer, which may end a prefill there and then.
 
     It does when what it foretells is below ``bar``: ``p_success``, or with ``strong``, which
-    foretells the strong model at the same read point, ``p_success - p_strong``.
+    foretells the strong model at the same read point, ``p_success - p_strong``. ``name`` is that of
+    the probe it looks for.
     """
 
     probe: FittedLinearProbe
     bar: float
     strong: StrongHead | None = None
+    name: str = ""
 
     @property
     def read_point(self) -> ReadPoint:
         """Where it reads."""
         return self.probe.read_point
+
+    def estimate(self, vectors: Vectors) -> Estimate:
+        """What it foretells of a query."""
+        vector = vectors[self.read_point]
+        score = float(self.probe.score(vector))
+        return Estimate(
+            score=score,
+            p_success=float(self.probe.calibration.p(score)),
+            router=f"probe {self.name}",
+            p_strong=None if self.strong is None else float(self.strong.p_strong(vector)),
+        )
 
     def goes_on(self, seen: Estimate, rule: Rule) -> bool:
         """Whether the prefill is worth going on; what it stops, the rule itself would escalate."""
@@ -100,7 +113,7 @@ class ProbeEstimator:
             domain=saved.card.domain,
             gate=saved.gate,
             heads=saved.heads,
-            early=early,
+            early=tuple(replace(look, name=saved.card.name) for look in early),
         )
 
     @property
@@ -118,17 +131,6 @@ class ProbeEstimator:
     def needs_whole_prefill(self) -> bool:
         """Whether it can answer only once the first token is known."""
         return self.probe.reads_first_token
-
-    def early_estimate(self, look: EarlyLook, vectors: Vectors) -> Estimate:
-        """What an early look foretells."""
-        vector = vectors[look.read_point]
-        score = float(look.probe.score(vector))
-        return Estimate(
-            score=score,
-            p_success=float(look.probe.calibration.p(score)),
-            router=f"probe {self.name}",
-            p_strong=None if look.strong is None else float(look.strong.p_strong(vector)),
-        )
 
     def estimate(
         self, vectors: Vectors, *, own_tokens: int, first_token: FirstToken | None = None
@@ -150,7 +152,13 @@ class ProbeEstimator:
                 name: float(head.p_strong(vectors[head.read_point]))
                 for name, head in self.heads.pool.items()
             },
+            domain=self.domain or None,
         )
+
+    def familiarity(self, vectors: Vectors) -> float:
+        """The gate's p-value of a query; 0 without a gate, which knows nobody."""
+        gate = self.gate
+        return 0.0 if gate is None else float(gate.p_value(vectors[gate.read_point]))
 
     def expected_tokens(self, vectors: Vectors) -> float | None:
         """Likely length of the weak model's answer, ``None`` when that is not foretold."""
@@ -175,6 +183,55 @@ class ProbeEstimator:
         query = _one_query(self.domain, own_tokens, "", vectors, first_token)
         score = float(probe.scores(query)[0])
         return score, float(probe.calibration.p(score))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearestEstimator:
+    """The probes of several domains on one model; whichever knows the query best foretells it.
+
+    That is the one whose gate finds the largest share of its own training queries at least as
+    strange. P-values of different gates compare: each is uniform for queries of its own domain.
+    """
+
+    estimators: tuple[ProbeEstimator, ...]
+
+    @property
+    def early(self) -> tuple[EarlyLook, ...]:
+        """None: who is asked is known only once all gates have been read."""
+        return ()
+
+    @property
+    def own_points(self) -> tuple[ReadPoint, ...]:
+        """Where any of them reads, layers rising."""
+        return tuple(sorted({point for one in self.estimators for point in one.own_points}))
+
+    @property
+    def read_points(self) -> tuple[ReadPoint, ...]:
+        """Where the prefill must be read."""
+        return self.own_points
+
+    @property
+    def needs_whole_prefill(self) -> bool:
+        """Whether one of them can answer only once the first token is known."""
+        return any(one.needs_whole_prefill for one in self.estimators)
+
+    def nearest(self, vectors: Vectors) -> ProbeEstimator:
+        """The one that knows the query best; of equals the first."""
+        return max(self.estimators, key=lambda one: one.familiarity(vectors))
+
+    def estimate(
+        self, vectors: Vectors, *, own_tokens: int, first_token: FirstToken | None = None
+    ) -> Estimate:
+        """What that one foretells."""
+        return self.nearest(vectors).estimate(
+            vectors, own_tokens=own_tokens, first_token=first_token
+        )
+
+    def expected_tokens(self, vectors: Vectors) -> float | None:
+        """Likely length of the weak model's answer; ``None`` after an early end."""
+        if any(point not in vectors for point in self.own_points):
+            return None
+        return self.nearest(vectors).expected_tokens(vectors)
 
 
 def _one_query(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +25,7 @@ from foretell.prefill import PrefillEngine, Progress
 from foretell.probes import HeldOut, SavedProbe
 from foretell.records import Decision, Message, Reply, Role, Sampling
 from foretell.routers import make_router
-from foretell.runtime._estimators import OutsideEstimator, ProbeEstimator
+from foretell.runtime._estimators import NearestEstimator, OutsideEstimator, ProbeEstimator
 from foretell.runtime._goals import Bar, bar_for, early_looks, share_within_budget
 from foretell.runtime._models import (
     AnsweringModel,
@@ -49,6 +49,26 @@ class _Foreteller:
     bar: Bar
     held_out: HeldOut | None = None
     saved: SavedProbe | None = None
+    bars: Mapping[str, Bar] = field(default_factory=dict[str, Bar])
+
+
+def _nearest(domains: Sequence[str], found: Sequence[_Foreteller]) -> _Foreteller:
+    """One that finds a query's domain by the probes' gates; a probe without one is left out."""
+    known = {
+        domain: (one.estimator, one.bar)
+        for domain, one in zip(domains, found, strict=True)
+        if isinstance(one.estimator, ProbeEstimator) and one.estimator.gate is not None
+    }
+    if not known:
+        reason = (
+            "the route names no domain, and no probe has a gate to find it by; set domain:, or run "
+            "foretell train"
+        )
+        return _Foreteller(NoEstimator(cause="no_domain", reason=reason), _NO_BAR)
+    estimator = NearestEstimator(estimators=tuple(estimator for estimator, _ in known.values()))
+    reason = f"each of the domains {', '.join(known)} has its own"
+    bar = replace(_NO_BAR, reason=reason)
+    return _Foreteller(estimator, bar, bars={domain: bar for domain, (_, bar) in known.items()})
 
 
 _NO_BAR: Final = Bar(keep_at=1.0, reason="there is nothing to compare with a bar")
@@ -111,9 +131,8 @@ class Foretell:
         name = self._route_name(name)
         if name not in self._routes:
             config = self.config.routes[name]
-            domain = self._domain(config)
             weak = self.open_engine(config.weak, progress=progress)
-            foreteller = self._foreteller(config, domain, weak)
+            foreteller = self._foreteller_of_all(config, self._domains(config), weak)
             strong = [self.open_model(strong, progress=progress) for strong in config.strong]
             self._routes[name] = self._assembled(name, config, weak, strong, foreteller)
         return self._routes[name]
@@ -126,21 +145,18 @@ class Foretell:
         return tuple(trained_domains(self.config.probes.dir))
 
     def open_weak_side(
-        self, name: str, domain: str | None, *, now: datetime, progress: Progress | None = None
+        self, name: str, *domains: str, now: datetime, progress: Progress | None = None
     ) -> Route:
         """A route without its strong models, for a server that asks those itself.
 
         What is wrong with the probe, the router or the evidence for the goal is no error here: the
-        route then declines every query, with that as the reason. So does one without a
-        ``domain``. Raises only when the weak model itself cannot be opened.
+        route then declines every query, with that as the reason. So does one without a domain;
+        of several, the nearest decides. Raises only when the weak model itself cannot be opened.
         """
         config = self.config.routes[name]
         weak = self.open_engine(config.weak, progress=progress)
-        if domain is None:
-            reason = "the route names no domain, and there is no probe to find it by"
-            foreteller = _Foreteller(NoEstimator(cause="no_domain", reason=reason), _NO_BAR)
-        else:
-            foreteller = self._foreteller_or_why(config, domain, weak, now)
+        found = [self._foreteller_or_why(config, domain, weak, now) for domain in domains]
+        foreteller = found[0] if len(found) == 1 else _nearest(domains, found)
         return self._assembled(name, config, weak, (), foreteller)
 
     def open_engine(self, name: str, *, progress: Progress | None = None) -> PrefillEngine:
@@ -211,6 +227,7 @@ class Foretell:
             strong=strong,
             estimator=foreteller.estimator,
             bar=foreteller.bar,
+            bars=foreteller.bars,
             held_out=foreteller.held_out,
             saved=foreteller.saved,
             on_decline=config.on_decline,
@@ -239,16 +256,22 @@ class Foretell:
         )
         return replace(found, estimator=NoEstimator(cause="probe_stale", reason=reason))
 
-    def _domain(self, config: RouteConfig) -> str:
+    def _domains(self, config: RouteConfig) -> tuple[str, ...]:
         if isinstance(config.domain, str):
-            return config.domain
+            return (config.domain,)
         trained = trained_domains(self.config.probes.dir)
-        if len(trained) == 1:
-            return trained[0]
         held = f"the route names no domain, and {self.config.probes.dir} holds "
         if not trained:
             raise ConfigError(f"{held}no probe to find it by; set domain:, or run foretell train")
-        raise ConfigError(f"{held}probes for {', '.join(trained)}; set domain: to one of them")
+        if len(trained) > 1 and config.router != "probe":
+            raise ConfigError(f"{held}probes for {', '.join(trained)}; set domain: to one of them")
+        return tuple(trained)
+
+    def _foreteller_of_all(
+        self, config: RouteConfig, domains: Sequence[str], weak: PrefillEngine
+    ) -> _Foreteller:
+        found = [self._foreteller(config, domain, weak) for domain in domains]
+        return found[0] if len(found) == 1 else _nearest(domains, found)
 
     def _foreteller(self, config: RouteConfig, domain: str, weak: PrefillEngine) -> _Foreteller:
         if config.router in ("weak", "strong"):

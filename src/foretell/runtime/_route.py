@@ -27,13 +27,13 @@ from foretell.records import (
     Sampling,
     Usage,
 )
-from foretell.runtime._estimators import OutsideEstimator, ProbeEstimator
+from foretell.runtime._estimators import NearestEstimator, OutsideEstimator, ProbeEstimator
 from foretell.runtime._goals import Bar
 from foretell.runtime._models import AnsweringModel, OnText, drain
 from foretell.runtime._rules import Rule
 from foretell.upstreams import cost_usd
 
-Estimator = ProbeEstimator | OutsideEstimator
+Estimator = ProbeEstimator | NearestEstimator | OutsideEstimator
 
 _LEAST_ROOM: Final = 64
 """Tokens of an answer that a context must have room for, unless fewer are asked for."""
@@ -77,6 +77,7 @@ class Route:
         estimator: What foretells the weak model's success, or why there is nothing to foretell it
             by: every query is then declined with that reason.
         bar: The threshold and where it comes from.
+        bars: Those of the domains, where the nearest one decides.
         held_out: What the bar was chosen on, if anything.
         saved: The probe behind the estimator, as saved; ``None`` for another router.
         on_decline: Who serves without an estimate.
@@ -94,6 +95,7 @@ class Route:
         strong: Sequence[AnsweringModel],
         estimator: Estimator | NoEstimator,
         bar: Bar,
+        bars: Mapping[str, Bar] | None = None,
         held_out: HeldOut | None = None,
         saved: SavedProbe | None = None,
         on_decline: Role = "strong",
@@ -103,6 +105,7 @@ class Route:
     ) -> None:
         self.name = name
         self.bar = bar
+        self.bars = dict(bars or {})
         self.held_out = held_out
         self.saved = saved
         self.strong = tuple(strong)
@@ -131,13 +134,19 @@ class Route:
 
     def rule(self) -> Rule:
         """The route's own rule for one query, with a draw of its own."""
-        return Rule(
-            keep_at=self.bar.keep_at,
-            least_gain=self.bar.least_gain,
-            on_decline=self._on_decline,
-            explore=self._explore,
-            draw=float(self._rng.random()) if self._explore else None,
-        )
+        draw = float(self._rng.random()) if self._explore else None
+
+        def by(bar: Bar) -> Rule:
+            return Rule(
+                keep_at=bar.keep_at,
+                least_gain=bar.least_gain,
+                on_decline=self._on_decline,
+                explore=self._explore,
+                draw=draw,
+            )
+
+        own = {domain: by(bar) for domain, bar in self.bars.items()}
+        return replace(by(self.bar), by_domain=own)
 
     def decide(
         self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
@@ -287,12 +296,14 @@ class Route:
         left = self._weak.context_tokens - len(prompt.tokens)
         return min(answer_tokens, max(left, _LEAST_ROOM))
 
-    def _gate(self, estimator: ProbeEstimator, prompt: Prompt, rule: Rule) -> EarlyExitGate:
+    def _gate(
+        self, estimator: ProbeEstimator | NearestEstimator, prompt: Prompt, rule: Rule
+    ) -> EarlyExitGate:
         """Stops a prefill as soon as it is certain that the weak model will not serve."""
         stages = [
             GateStage(
                 read_point=look.read_point,
-                foretell=partial(estimator.early_estimate, look),
+                foretell=look.estimate,
                 goes_on=partial(look.goes_on, rule=rule),
             )
             for look in estimator.early
@@ -308,7 +319,11 @@ class Route:
         return early_exit_gate(stages)
 
     def _explained(
-        self, estimator: ProbeEstimator, gate: EarlyExitGate, prefill: Prefill, rule: Rule
+        self,
+        estimator: ProbeEstimator | NearestEstimator,
+        gate: EarlyExitGate,
+        prefill: Prefill,
+        rule: Rule,
     ) -> tuple[Decision, Estimate]:
         reading = gate.reading
         seconds = 0.0 if reading is None else reading.seconds

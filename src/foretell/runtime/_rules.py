@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from foretell.policy import PoolGoal, TurnRule, decide, decide_in_pool
 from foretell.records import Decision, Estimate, Role
@@ -23,7 +23,7 @@ class Rule:
     """Decides one query; see ``policy.decide`` for the numbers.
 
     ``draw`` is drawn before the prefill: a query that is going to explore must not be stopped
-    early.
+    early. ``by_domain`` holds the rules of domains that have their own, told by the estimate's.
     """
 
     keep_at: float
@@ -33,6 +33,7 @@ class Rule:
     draw: float | None = None
     turn: TurnRule | None = None
     pool: PoolRule | None = None
+    by_domain: Mapping[str, Rule] = field(default_factory=dict[str, "Rule"])
 
     @property
     def explores(self) -> bool:
@@ -64,6 +65,8 @@ class Rule:
 
     def decide(self, estimate: Estimate) -> Decision:
         """What becomes of a query of which this was foretold."""
+        if (own := self.by_domain.get(estimate.domain or "")) is not None:
+            return own.decide(estimate)
         if self.pool is not None:
             return decide_in_pool(
                 estimate,
