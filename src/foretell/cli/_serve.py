@@ -8,7 +8,7 @@ import typer
 
 from foretell.cli._console import err
 from foretell.cli._options import DEFAULT_CONFIG, ConfigPath
-from foretell.config import ServerConfig, load_config
+from foretell.config import Config, ServerConfig, load_config
 from foretell.errors import ConfigError
 
 LogLevelOption = Annotated[
@@ -29,11 +29,14 @@ def serve(
 
     Example: foretell serve -c foretell.yaml
     """
-    settings = load_config(config)
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    if changes:
+
+    def read() -> Config:
+        settings = load_config(config)
         server = ServerConfig.model_validate(settings.server.model_dump() | changes)
-        settings = settings.model_copy(update={"server": server})
+        return settings.model_copy(update={"server": server})
+
+    settings = read()
     try:
         from foretell.gateway import configure_logs, secret_values
         from foretell.gateway import serve as run
@@ -42,11 +45,19 @@ def serve(
             f"serving needs the package {error.name!r}, which is not installed; install it: "
             "pip install 'foretell[serve]'"
         ) from None
-    configure_logs(log_level, secrets=secret_values(settings))
+    secrets = set(secret_values(settings))
+
+    def mask(changed: Config) -> None:
+        # Those of before stay masked: a request under way may still be using them.
+        secrets.update(secret_values(changed))
+        configure_logs(log_level, secrets=secrets)
+
+    mask(settings)
     run(
         settings,
-        config,
+        read=read,
         on_listening=lambda url: err.print(f"foretell serves on {url}", highlight=False),
+        on_config=mask,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -16,17 +17,17 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from foretell.config import AdminConfig, parse_config, secret
-from foretell.errors import ConfigError
+from foretell.errors import ConfigError, InputError, RoutingError
 from foretell.gateway._errors import ApiError
 from foretell.gateway._gateway import Gateway
 from foretell.gateway._http import body_of, error_response, json_response
-from foretell.records import LedgerLine
+from foretell.gateway._snapshot import config_hash
 
 _logger = logging.getLogger(__name__)
 
 AdminRole = Literal["viewer", "admin"]
 
-_ROLES: Final[tuple[AdminRole, ...]] = ("viewer", "admin")
+_ROLES: Final[Mapping[str, AdminRole]] = {"viewer": "viewer", "admin": "admin"}
 _MOST_BYTES: Final = 1 << 20
 
 
@@ -34,7 +35,7 @@ class AdminTokens:
     """Who may look and who may change; tokens are compared as hashes, in constant time."""
 
     def __init__(self, tokens: Mapping[str, AdminRole]) -> None:
-        self._hashes = {_sha256(token): role for token, role in tokens.items()}
+        self._hashes: dict[str, AdminRole] = {_sha256(token): role for token, role in tokens.items()}
 
     @classmethod
     def from_config(cls, config: AdminConfig) -> AdminTokens:
@@ -42,7 +43,7 @@ class AdminTokens:
         tokens: dict[str, AdminRole] = {}
         for pair in secret(config.token_env).split(","):
             role, mark, token = pair.strip().partition(":")
-            known: AdminRole | None = next((r for r in _ROLES if r == role), None)
+            known = _ROLES.get(role)
             if not mark or known is None or not token.strip():
                 raise ConfigError(
                     f"{config.token_env} must hold 'role:token' pairs separated by commas, with "
@@ -67,7 +68,12 @@ class AdminTokens:
 def make_admin_app(gateway: Gateway, tokens: AdminTokens) -> FastAPI:
     """The application on the admin listener."""
     app = FastAPI(
-        title="foretell admin", version=version("foretell"), docs_url=None, redoc_url=None
+        title="foretell admin",
+        version=version("foretell"),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
     )
     handlers = _AdminHandlers(gateway, tokens)
     app.get("/admin/config")(handlers.show)
@@ -91,16 +97,17 @@ class _AdminHandlers:
     async def show(self, request: Request) -> Response:
         """The active configuration, its hash, and that of the file."""
         self._require(request, "viewer")
-        gateway = self._gateway
-        snapshot = gateway.snapshot
+        active = self._gateway.active
+        file_hash = await asyncio.to_thread(self._gateway.file_hash)
         return json_response(
             {
-                "hash": snapshot.hash,
-                "file_hash": gateway.file_hash(),
-                "activated_at": gateway.activated_at,
-                "config": snapshot.config.model_dump(mode="json"),
+                "hash": active.hash,
+                "file_hash": file_hash,
+                "by": active.by,
+                "activated_at": active.at,
+                "config": active.config.model_dump(mode="json"),
             },
-            headers={"etag": f'"{snapshot.hash}"'},
+            headers={"etag": _etag(active.hash)},
         )
 
     async def change(self, request: Request) -> Response:
@@ -110,47 +117,46 @@ class _AdminHandlers:
         validates alone.
         """
         role = self._require(request, "admin")
-        self._require_match(request)
+        dry_run = _flag(request, "dry_run")
         body = await body_of(request, max_bytes=_MOST_BYTES, timeout_s=30)
-        try:
-            settings: Any = yaml.safe_load(body.decode())
-        except (UnicodeDecodeError, yaml.YAMLError, RecursionError):
-            raise ApiError(
-                400, "the body is neither YAML nor JSON", code="invalid_config"
-            ) from None
+        settings = await asyncio.to_thread(_settings, body)
         try:
             config = parse_config(settings, where="config")
-            if request.query_params.get("dry_run") == "true":
-                return json_response({"valid": True})
-            active = await self._gateway.change(config, by=role)
-        except ConfigError as error:
-            raise ApiError(422, str(error), code="invalid_config") from None
+            if dry_run:
+                self._gateway.check(config)
+                return json_response({"valid": True, "hash": config_hash(config)})
+            active = await self._gateway.change(config, by=role, expected=_expected(request))
+        except RoutingError as error:
+            raise _unusable(error) from None
         return _active(active)
 
     async def reload(self, request: Request) -> Response:
         """Serve by the file as it is now, as on SIGHUP."""
         role = self._require(request, "admin")
-        self._require_match(request)
         try:
-            return _active(await self._gateway.reload(by=role))
-        except ConfigError as error:
-            raise ApiError(422, str(error), code="invalid_config") from None
+            return _active(await self._gateway.reload(by=role, expected=_expected(request)))
+        except RoutingError as error:
+            raise _unusable(error) from None
 
     async def roll_back(self, request: Request) -> Response:
         """Serve by the configuration before the active one."""
         role = self._require(request, "admin")
-        self._require_match(request)
+        if not self._gateway.previous:
+            raise ApiError(
+                409, "there is no earlier configuration to go back to", code="no_earlier_config"
+            )
         try:
-            return _active(await self._gateway.roll_back(by=role))
-        except ConfigError as error:
-            raise ApiError(409, str(error), code="no_earlier_config") from None
+            return _active(await self._gateway.roll_back(by=role, expected=_expected(request)))
+        except RoutingError as error:
+            raise _unusable(error) from None
 
     async def versions(self, request: Request) -> Response:
-        """Configurations that can be rolled back to, the newest first."""
+        """The active configuration and those before it, the newest first."""
         self._require(request, "viewer")
+        versions = [self._gateway.active, *reversed(self._gateway.previous)]
         found = [
             {"hash": version.hash, "by": version.by, "activated_at": version.at}
-            for version in reversed(self._gateway.previous)
+            for version in versions
         ]
         return json_response({"object": "list", "data": found})
 
@@ -159,9 +165,10 @@ class _AdminHandlers:
         self._require(request, "viewer")
         await self._gateway.flushed()
         since = request.query_params.get("since_day")
-        lines: list[LedgerLine] = await self._gateway.with_store(
-            lambda store: store.ledger(since_day=since)
-        )
+        try:
+            lines = await self._gateway.with_store(lambda store: store.ledger(since_day=since))
+        except InputError as error:
+            raise ApiError(400, str(error), code="invalid_value", param="since_day") from None
         found = [{**asdict(line), "net_saving_usd": line.net_saving_usd} for line in lines]
         return json_response({"object": "list", "data": found})
 
@@ -197,16 +204,41 @@ class _AdminHandlers:
             raise ApiError(403, "the role admin is needed for that", code="role_not_allowed")
         return role
 
-    def _require_match(self, request: Request) -> None:
-        wanted = request.headers.get("if-match")
-        if wanted is not None and wanted.strip('" ') not in ("*", self._gateway.snapshot.hash):
-            raise ApiError(
-                412, "the configuration was changed meanwhile; read it again", code="stale_etag"
-            )
+
+def _settings(body: bytes) -> Any:
+    try:
+        return yaml.safe_load(body.decode())
+    except (ValueError, yaml.YAMLError, RecursionError):  # ValueError: a date like 2026-13-40
+        raise ApiError(
+            400, "the body is neither YAML nor JSON that can be read", code="invalid_config"
+        ) from None
 
 
-def _active(config_hash: str) -> Response:
-    return json_response({"hash": config_hash}, headers={"etag": f'"{config_hash}"'})
+def _flag(request: Request, name: str) -> bool:
+    value = request.query_params.get(name, "false")
+    if value not in ("true", "false"):
+        raise ApiError(400, f"{name} must be true or false", code="invalid_value", param=name)
+    return value == "true"
+
+
+def _expected(request: Request) -> str | None:
+    """The hash that ``If-Match`` names; ``None`` where any will do."""
+    wanted = request.headers.get("if-match", "*").strip()
+    return None if wanted == "*" else wanted.removeprefix("W/").strip('"')
+
+
+def _unusable(error: RoutingError) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    return ApiError(422, str(error), code="invalid_config")
+
+
+def _active(active_hash: str) -> Response:
+    return json_response({"hash": active_hash}, headers={"etag": _etag(active_hash)})
+
+
+def _etag(active_hash: str) -> str:
+    return f'"{active_hash}"'
 
 
 def _sha256(token: str) -> str:
@@ -220,7 +252,14 @@ async def _told(_: Request, error: Exception) -> Response:
 
 async def _not_here(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for these
-    return error_response(ApiError(error.status_code, "there is nothing like that here"))
+    return error_response(
+        ApiError(
+            error.status_code,
+            "there is nothing like that here",
+            code="not_found" if error.status_code == 404 else "method_not_allowed",
+            headers=error.headers,
+        )
+    )
 
 
 async def _failed(_: Request, error: Exception) -> Response:

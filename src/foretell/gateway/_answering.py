@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from foretell.errors import RoutingError
+from foretell.errors import RoutingError, UpstreamError
 from foretell.gateway._bodies import answer_json, spliced
 from foretell.gateway._errors import ApiError
 from foretell.gateway._exchange import Exchange, decision_block
@@ -37,7 +37,7 @@ class Costs:
 
 
 class Answering:
-    """One answer; read it once, by ``body`` or by ``frames``, and close it.
+    """One answer: ``begin`` it, read it once, by ``body`` or by ``frames``, and close it.
 
     ``failed`` says what ended it before its time, once it is over; ``whole`` that nothing did.
     """
@@ -52,47 +52,48 @@ class Answering:
         self._source = source
         self._prices = prices
         self._answered_by: str | None = None
+        self._raw = b""
+        self._first: list[bytes] = []
+        self._pieces = aiter(source)
+        self._frames = AnswerFrames(
+            foretell=self._noted, include_usage=exchange.request.include_usage
+        )
 
-    async def body(self) -> bytes:
-        """The whole answer, with what was decided about it.
+    async def begin(self) -> None:
+        """Wait for what the caller gets first: the whole answer, or the first events of a stream.
 
-        Raises ``ApiError`` when the upstream breaks off or sends something else.
+        Nothing has gone to the caller yet, so another model may still answer instead. Raises
+        ``UpstreamError`` when this one broke off, or sent something else.
         """
-        began = perf_counter()
-        try:
-            raw = await self._source.read()
-            answer = answer_json(raw)
-        except RoutingError as error:
-            self.failed = broken(error)
-            raise self.failed from None
-        finally:
-            self._waited(perf_counter() - began)
+        if self._exchange.request.stream:
+            await self._begin_stream()
+        else:
+            self._raw = await self._source.read()
+            answer = answer_json(self._raw)
+            if not isinstance(answer.get("choices"), list):
+                raise UpstreamError(f"model {self.member!r} answered without choices")
+            self._note(answer.get("usage"), answer.get("model"), _first_reason(answer))
         self._exchange.first_byte_s = perf_counter() - self._exchange.started
-        self._note(answer.get("usage"), answer.get("model"), _first_reason(answer))
+
+    def body(self) -> bytes:
+        """The whole answer, with what was decided about it."""
         self.whole = True
-        return spliced(raw, self._block())
+        return spliced(self._raw, self._block())
 
     async def frames(self) -> AsyncGenerator[list[bytes]]:
         """Server-sent events as they come; the last one is an error when the answer broke off."""
-        frames = AnswerFrames(
-            foretell=lambda: self._noted(frames),
-            include_usage=self._exchange.request.include_usage,
-        )
-        pieces = self._source.__aiter__()
+        frames, pieces = self._frames, self._pieces
         try:
-            async for piece in pieces:
-                if passed := frames.feed(piece):
-                    if self._exchange.first_byte_s is None:
-                        self._exchange.first_byte_s = perf_counter() - self._exchange.started
+            if self._first:
+                yield self._first
+            while not (frames.done or frames.broken):
+                piece = await anext(pieces, None)
+                if passed := frames.end() if piece is None else frames.feed(piece):
                     yield passed
-                if frames.done or frames.broken:
+                if piece is None:
                     break
-            else:
-                if passed := frames.end():
-                    yield passed
             if not frames.done:
-                what = frames.broken or "ended before its answer did"
-                self.failed = broken(RoutingError(f"model {self.member!r} {what}"))
+                self.failed = broken(self._ended_early())
         except RoutingError as error:
             self.failed = broken(error)
             if passed := frames.end():
@@ -104,7 +105,7 @@ class Answering:
                     async for _ in pieces:
                         pass
             return
-        self._noted(frames)
+        self._noted()
         if frames.error is None:
             yield [error_frame(self.failed)]
 
@@ -150,7 +151,21 @@ class Answering:
             weak, None, MeteredUsage(prompt_tokens=tokens, completion_tokens=0)
         )
 
-    def _noted(self, frames: AnswerFrames) -> Mapping[str, Any]:
+    async def _begin_stream(self) -> None:
+        frames = self._frames
+        while not self._first:
+            piece = await anext(self._pieces, None)
+            passed = frames.end() if piece is None else frames.feed(piece)
+            if frames.broken or (piece is None and not frames.done):
+                raise self._ended_early()
+            self._first = passed
+
+    def _ended_early(self) -> UpstreamError:
+        what = self._frames.broken or "ended before its answer did"
+        return UpstreamError(f"model {self.member!r} {what}")
+
+    def _noted(self) -> Mapping[str, Any]:
+        frames = self._frames
         self._note(frames.usage, frames.model, frames.finish_reason)
         return self._block()
 
@@ -161,13 +176,6 @@ class Answering:
 
     def _block(self) -> dict[str, Any]:
         return decision_block(self._exchange, self.member, self.costs().total)
-
-    def _waited(self, seconds: float) -> None:
-        route = self._exchange.route
-        if route is not None and self.member == route.config.weak:
-            self._exchange.weak_s += seconds
-        else:
-            self._exchange.upstream_s += seconds
 
 
 def broken(error: RoutingError) -> ApiError:

@@ -294,7 +294,7 @@ class Handlers:
 
     def _listed(self) -> list[dict[str, Any]]:
         gateway = self._gateway
-        created = int(gateway.activated_at)
+        created = int(gateway.active.at)
         names = [
             *((name, "route") for name in gateway.snapshot.routes),
             *((name, "model") for name in gateway.snapshot.members),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -29,7 +30,7 @@ class Exchange:
     ``response_id`` the one that a later one may; ``bound`` says that the caller's body held
     reasoning that only one model can read. Times are of ``perf_counter``, in seconds: ``weak_s``
     and ``upstream_s`` are how long it waited for a model of ours and for others, ``head_s`` is its
-    overhead until the answer began.
+    overhead until the answer began. ``over`` is set once its books are closed.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Exchange:
     upstream_s: float = 0.0
     first_byte_s: float | None = None
     head_s: float | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def request_name(self) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from foretell.gateway._gateway import Gateway
 
 _SOURCES: Final = ("human", "code", "judge", "client")
-_LONGEST: Final = {"request_id": 128, "metric": 128, "author": 128, "note": 4096}
+_LONGEST: Final = {"request_id": 128, "metric": 128, "source": 128, "author": 128, "note": 4096}
 _FIELDS: Final = ("request_id", "metric", "value", "source", "author", "note", "dryrun")
 
 FEEDBACK_SCHEMA: Final[dict[str, Any]] = {
@@ -46,7 +46,7 @@ FEEDBACK_SCHEMA: Final[dict[str, Any]] = {
 async def put_feedback(gateway: Gateway, caller: Caller, raw: dict[str, Any]) -> Response:
     """Keep it; the answer comes once it is durable."""
     given, dryrun = _feedback(raw)
-    await gateway.flushed()
+    await gateway.flushed(given.request_id, caller.key_id)
     if dryrun:
         await _require_own(gateway, caller, given.request_id)
         return json_response({"object": "feedback", "status": "dryrun", **asdict(given)})
@@ -63,19 +63,18 @@ async def put_feedback(gateway: Gateway, caller: Caller, raw: dict[str, Any]) ->
 async def list_feedback(gateway: Gateway, caller: Caller, query: Mapping[str, str]) -> Response:
     """All that was said about one request."""
     request_id = _named(query, "request_id")
-    await gateway.flushed()
+    await gateway.flushed(request_id, caller.key_id)
     await _require_own(gateway, caller, request_id)
-    found: list[Feedback] = await gateway.with_store(lambda store: store.feedback(request_id))
+    found = await gateway.with_store(lambda store: store.feedback(request_id))
     return json_response({"object": "list", "data": [asdict(one) for one in found]})
 
 
 async def delete_feedback(gateway: Gateway, caller: Caller, query: Mapping[str, str]) -> Response:
     """Take one piece of it back."""
-    request_id, metric, source = (
-        _named(query, name) for name in ("request_id", "metric", "source")
-    )
-    author = query.get("author", "")
-    deleted: bool = await gateway.with_store(
+    request_id, metric = _named(query, "request_id"), _named(query, "metric")
+    source = Field(_named(query, "source"), "source").one_of(_SOURCES)
+    author = _text(Field(query.get("author", ""), "author"), empty=True)
+    deleted = await gateway.with_store(
         lambda store: store.delete_feedback(
             request_id, metric=metric, source=source, author=author, key_id=caller.key_id
         )
@@ -99,13 +98,10 @@ async def _require_own(gateway: Gateway, caller: Caller, request_id: str) -> Non
 def _feedback(raw: dict[str, Any]) -> tuple[Feedback, bool]:
     body = Field(raw)
     refuse_unknown(body, _FIELDS, api="feedback")
-    texts = {
-        name: body.need(name).text(longest=_LONGEST[name], empty=False)
-        for name in ("request_id", "metric")
-    }
+    texts = {name: _text(body.need(name), empty=False) for name in ("request_id", "metric")}
     for name in ("author", "note"):
         field = body.get(name)
-        texts[name] = "" if field is None else field.text(longest=_LONGEST[name])
+        texts[name] = "" if field is None else _text(field, empty=True)
     value = body.need("value")
     if not isinstance(value.value, int | float) or not 0 <= value.value <= 1:
         value.refuse("must be a number from 0 to 1, or true or false")
@@ -119,8 +115,21 @@ def _feedback(raw: dict[str, Any]) -> tuple[Feedback, bool]:
     return given, dryrun is not None and dryrun.boolean()
 
 
+def _text(field: Field, *, empty: bool) -> str:
+    """A text that a database takes; half a surrogate pair was refused with the body."""
+    text = field.text(longest=_LONGEST[field.path], empty=empty)
+    if "\0" in text:
+        field.refuse("must not hold the character NUL")
+    return text
+
+
 def _named(query: Mapping[str, str], name: str) -> str:
-    value = query.get(name, "")
-    if not 0 < len(value) <= 128:
-        raise ApiError(400, f"name it in the query: ?{name}=…", code="missing_field", param=name)
-    return value
+    value = query.get(name)
+    if value is None:
+        raise ApiError(
+            400,
+            f"{name} is missing; name it in the query: ?{name}=…",
+            code="missing_required_parameter",
+            param=name,
+        )
+    return _text(Field(value, name), empty=False)

@@ -6,15 +6,15 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
-from foretell.config import Config, load_config
+from foretell.config import Config
 from foretell.errors import ConfigError, RoutingError, StoreError
 from foretell.gateway._admission import Admission
 from foretell.gateway._answering import Answering
@@ -35,15 +35,20 @@ from foretell.runtime import EngineShelf
 from foretell.store import Recorder, Store
 from foretell.upstreams import PriceBook
 
+_Result = TypeVar("_Result")
+
 _logger = logging.getLogger(__name__)
 
 _THREADS: Final = 64
 _VERSIONS_KEPT: Final = 20
+_PATIENCE_S: Final = 5.0
+"""How long the end waits for models that are being opened or freed."""
+_FLUSH_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """A configuration that was active."""
+    """A configuration that is, or was, active: since when, and who or what brought it."""
 
     hash: str
     config: Config
@@ -52,32 +57,49 @@ class Version:
 
 
 class Gateway:
-    """Made by ``open``; belongs to one event loop. ``close`` frees all of it."""
+    """All that is behind HTTP; of one event loop.
+
+    ``load`` opens the models, ``close`` frees everything.
+    """
 
     def __init__(
         self,
         config: Config,
         *,
-        path: Path | None = None,
+        read: Callable[[], Config] | None = None,
+        on_config: Callable[[Config], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = path
+        """``read`` reads the configuration again; ``on_config`` is told of each before it serves.
+
+        Raises ``ConfigError`` for keys that are missing, and ``StoreError`` when the store must be
+        there and is not.
+        """
+        self._read = read
+        self._on_config = on_config
         self.clock = clock
-        self.executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="foretell-gateway")
         self.store: Store | None = None
         self.recorder: Recorder | None = None
         self.draining = False
+        self.active = Version(hash=config_hash(config), config=config, by="start", at=clock())
         self.previous: deque[Version] = deque(maxlen=_VERSIONS_KEPT)
-        self.activated_at = clock()
         self._shelf = EngineShelf()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
+        self._under_way: dict[str, Exchange] = {}
         self._changing = asyncio.Lock()
-        self.snapshot = Snapshot(config, self._shelf, self.executor)
-        self.metrics = Metrics(routes=config.routes, models=config.models, live=self._live_state)
-        self.traces = Traces.from_environment() if config.server.traces else Traces()
-        if config.server.record or config.server.stored_keys:
-            self._open_store(config)
-        self._keys = self._key_source(config)
+        with ExitStack() as stack:
+            self.executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="foretell-gateway")
+            stack.callback(self.executor.shutdown, wait=False, cancel_futures=True)
+            self.snapshot = Snapshot(config, self._shelf, self.executor)
+            self.metrics = Metrics(
+                routes=config.routes, models=config.models, live=self._live_state
+            )
+            self.traces = Traces.from_environment() if config.server.traces else Traces()
+            stack.callback(self.traces.close)
+            if config.server.record or config.server.stored_keys:
+                self._open_store(config, stack)
+            self._keys = self._key_source(config)
+            self._release = stack.pop_all()
         self.admission = Admission(
             self._keys,
             clock,
@@ -91,7 +113,7 @@ class Gateway:
             turns=self.turns,
             prices=prices,
             executor=self.executor,
-            on_attempt=lambda target, outcome, status: self.metrics.attempted(target, outcome),
+            on_attempt=lambda target, outcome, _: self.metrics.attempted(target, outcome),
         )
 
     # A request's life
@@ -105,7 +127,7 @@ class Gateway:
         """
         ticket = self.admission.enter(caller, request.model)
         unique = uuid4().hex
-        return Exchange(
+        exchange = Exchange(
             id=f"req-{unique}",
             response_id=f"{id_prefix}{unique}",
             created=int(self.clock()),
@@ -115,6 +137,8 @@ class Gateway:
             request=request,
             **details,
         )
+        self._under_way[exchange.id] = exchange
+        return exchange
 
     def forget(self, exchange: Exchange) -> None:
         """Leave no trace of a request that only asked what would be done."""
@@ -152,6 +176,8 @@ class Gateway:
 
     def _leave(self, exchange: Exchange) -> None:
         exchange.ticket.release()
+        self._under_way.pop(exchange.id, None)
+        exchange.over.set()
         if exchange.snapshot.put_back():
             self._close_later(exchange.snapshot)
 
@@ -159,66 +185,54 @@ class Gateway:
 
     async def load(self) -> None:
         """Open the models of the first configuration; the gateway answers meanwhile."""
-        snapshot = self.snapshot
-        await asyncio.get_running_loop().run_in_executor(
-            self.executor, lambda: self._load(snapshot, None)
-        )
-        for name, route in snapshot.routes.items():
-            if route.waits_for is not None:
-                _logger.warning("route %r declines every query: %s", name, route.waits_for.reason)
+        async with self._changing:
+            snapshot = self.snapshot
+            await self._keep_version(self.active)
+            try:
+                await self._in_thread(lambda: self._load(snapshot, None))
+            except Exception:
+                _logger.exception("loading failed; what is not loaded declines every query")
+            for name, route in snapshot.routes.items():
+                if route.waits_for is not None:
+                    _logger.warning(
+                        "route %r declines every query: %s", name, route.waits_for.reason
+                    )
 
-    async def change(self, config: Config, *, by: str) -> str:
+    def check(self, config: Config) -> None:
+        """Raises ``ConfigError`` for a configuration that cannot take over while this one runs."""
+        _refuse_restart(self.active.config, config)
+        self._key_source(config).close()
+
+    async def change(self, config: Config, *, by: str, expected: str | None = None) -> str:
         """Serve by another configuration from now on; returns its hash.
 
         It is opened whole before it takes over, all at once; requests under way keep theirs. Raises
-        ``ConfigError``, and changes nothing, when it cannot be used or needs a restart.
+        ``ConfigError``, and changes nothing, when it cannot be used or needs a restart, and
+        ``ApiError`` (412) when the active one's hash is not ``expected``.
         """
-        async with self._changing:
-            old = self.snapshot
-            _refuse_restart(old.config, config)
-            new = Snapshot(config, self._shelf, self.executor)
-            try:
-                keys = self._key_source(config)
-                await asyncio.get_running_loop().run_in_executor(
-                    self.executor, lambda: self._load(new, old)
-                )
-            except BaseException:
-                self._close_later(new)
-                raise
-            self.metrics.know(routes=config.routes, models=config.models)
-            self.admission.reload(keys=keys, max_concurrent=config.server.max_concurrent)
-            self._keys = keys
-            self.previous.append(
-                Version(hash=old.hash, config=old.config, by=by, at=self.activated_at)
-            )
-            self.snapshot, self.activated_at = new, self.clock()
-            if old.retire():
-                self._close_later(old)
-            await self._keep_version(new, by)
-            return new.hash
+        return await self._apart(self._change(lambda: config, by, expected))
 
-    async def reload(self, *, by: str) -> str:
-        """Serve by the file as it is now."""
-        if self.path is None:
+    async def reload(self, *, by: str, expected: str | None = None) -> str:
+        """``change`` to what the configuration's file holds now."""
+        read = self._read
+        if read is None:
             raise ConfigError("the gateway was started without a configuration file")
-        return await self.change(load_config(self.path), by=by)
+        return await self._apart(self._change(read, by, expected))
 
-    async def roll_back(self, *, by: str) -> str:
-        """Serve by the configuration before this one."""
-        if not self.previous:
-            raise ConfigError("there is no earlier configuration to go back to")
-        version = self.previous[-1]
-        active = await self.change(version.config, by=by)
-        self.previous.pop()  # what was just left
-        self.previous.pop()  # what is active again
-        return active
+    async def roll_back(self, *, by: str, expected: str | None = None) -> str:
+        """``change`` to the configuration before this one, which is forgotten."""
+
+        def earlier() -> Config:
+            if not self.previous:
+                raise ConfigError("there is no earlier configuration to go back to")
+            return self.previous[-1].config
+
+        return await self._apart(self._change(earlier, by, expected, forget=True))
 
     def file_hash(self) -> str | None:
         """Hash of the file as it is now; ``None`` when it cannot be read or is not valid."""
-        if self.path is None:
-            return None
         try:
-            return config_hash(load_config(self.path))
+            return None if self._read is None else config_hash(self._read())
         except ConfigError:
             return None
 
@@ -229,43 +243,110 @@ class Gateway:
 
     # The store
 
-    async def flushed(self) -> None:
-        """Wait until what was served so far is stored."""
-        if self.recorder is not None:
-            recorder = self.recorder
-            await asyncio.get_running_loop().run_in_executor(
-                self.executor, lambda: recorder.flush(2.0)
-            )
+    async def flushed(self, request_id: str = "", key_id: str = "") -> None:
+        """Wait until what was served so far is stored.
 
-    async def with_store(self, work: Callable[[Store], Any]) -> Any:
+        So is that request of that key: its caller may have read its last byte before its books are
+        closed. Raises ``ApiError`` (503) when the store takes nothing.
+        """
+        exchange = self._under_way.get(request_id)
+        if exchange is not None and exchange.caller.key_id == key_id:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FLUSH_S):
+                    await exchange.over.wait()
+        recorder = self.recorder
+        if recorder is not None and recorder.queued:
+            await self._in_thread(lambda: recorder.flush(_FLUSH_S))
+            if recorder.error is not None:
+                raise _no_store()
+
+    async def with_store(self, work: Callable[[Store], _Result]) -> _Result:
         """Do something with the store on a thread; raises ``ApiError`` when there is none."""
         store = self.store
         if store is None:
             raise ApiError(503, "this gateway keeps no store", code="no_store")
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self.executor, lambda: work(store)
-            )
+            return await self._in_thread(lambda: work(store))
         except StoreError as error:
             _logger.error("the store failed: %s", error)
-            raise ApiError(
-                503, "the store cannot be used at the moment; try again", code="store_unavailable"
-            ) from None
+            raise _no_store() from None
 
-    async def close(self) -> None:
-        """Flush the books, close the connections, free the models."""
-        for task in tuple(self._background):
-            await asyncio.gather(task, return_exceptions=True)
+    async def close(self) -> bool:
+        """Flush the books, close the connections, free the models.
+
+        ``False`` when a model is still being opened, which no one can end: it is left as it is.
+        """
         self._keys.close()
-        self.traces.close()
-        await self.snapshot.aclose_targets()
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, self.snapshot.close_models)
         if self.recorder is not None:
-            await loop.run_in_executor(None, self.recorder.close)
-        if self.store is not None:
-            self.store.close()
-        self.executor.shutdown(wait=False, cancel_futures=True)
+            # First, and whatever becomes of the rest: the books are not to be lost.
+            await asyncio.to_thread(self.recorder.close)
+        await self.snapshot.aclose_targets()
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                async with self._changing:
+                    while self._background:
+                        await asyncio.wait(self._background)
+        except TimeoutError:
+            return False
+        await asyncio.to_thread(self.snapshot.close_models)
+        await asyncio.to_thread(self._release.close)
+        return True
+
+    @property
+    def drain_s(self) -> float:
+        """How long answers may go on at the end."""
+        return self.snapshot.config.server.drain_s
+
+    async def _apart(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Run it to its end even when whoever waits is cancelled: threads do not stop half-way."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return await asyncio.shield(task)
+
+    async def _change(
+        self,
+        config_now: Callable[[], Config],
+        by: str,
+        expected: str | None,
+        *,
+        forget: bool = False,
+    ) -> str:
+        async with self._changing:
+            old, active = self.snapshot, self.active
+            if expected not in (None, active.hash):
+                raise ApiError(
+                    412, "the configuration was changed meanwhile; read it again", code="stale_etag"
+                )
+            config = config_now()
+            _refuse_restart(active.config, config)
+            keys = self._key_source(config)
+            new = Snapshot(config, self._shelf, self.executor)
+            if self._on_config is not None:
+                self._on_config(config)
+            try:
+                await self._in_thread(lambda: self._load(new, old))
+                _refuse_loss(old, new)
+            except BaseException:
+                keys.close()
+                self._close_later(new)
+                raise
+            self.metrics.know(routes=config.routes, models=config.models)
+            self.admission.reload(keys=keys, max_concurrent=config.server.max_concurrent)
+            self._keys = keys
+            if forget:
+                self.previous.pop()
+            elif new.hash != active.hash:
+                self.previous.append(active)
+            self.active = Version(hash=new.hash, config=config, by=by, at=self.clock())
+            self.snapshot = new
+            if old.retire():
+                self._close_later(old)
+            await self._keep_version(self.active)
+            return new.hash
+
+    async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self.executor, work)
 
     def _load(self, snapshot: Snapshot, previous: Snapshot | None) -> None:
         snapshot.load(
@@ -276,7 +357,7 @@ class Gateway:
             progress=lambda what: _logger.info("%s", what),
         )
 
-    def _open_store(self, config: Config) -> None:
+    def _open_store(self, config: Config, stack: ExitStack) -> None:
         # A store that cannot be opened must not keep the models from answering.
         try:
             self.store = Store.open(config.store.url, config.store.vectors)
@@ -285,14 +366,16 @@ class Gateway:
                 raise
             _logger.error("no ledger is kept: %s", error)
             return
+        stack.callback(self.store.close)
         if config.server.record:
             self.recorder = Recorder(self.store, on_shed=lambda n: self.metrics.shed(n))
+            stack.callback(self.recorder.close)
 
     def _key_source(self, config: Config) -> KeySource:
         store = self.store
         keys = KeySource.from_config(
             config.server,
-            stored=(lambda sha256: None) if store is None else store.key_by_sha256,
+            stored=(lambda _: None) if store is None else store.key_by_sha256,
             clock=self.clock,
         )
         keys.require_keys_off_loopback(config.server.host)
@@ -312,15 +395,14 @@ class Gateway:
             _logger.error("what %r has spent today is not known: %s", route, error)
             return 0.0
 
-    async def _keep_version(self, snapshot: Snapshot, by: str) -> None:
+    async def _keep_version(self, version: Version) -> None:
         store = self.store
         if store is None:
             return
-        text = snapshot.config.model_dump_json()
+        text = version.config.model_dump_json()
         try:
-            await asyncio.get_running_loop().run_in_executor(
-                self.executor,
-                lambda: store.put_config_version(snapshot.hash, text, by=by, at=self.clock()),
+            await self._in_thread(
+                lambda: store.put_config_version(version.hash, text, by=version.by, at=version.at)
             )
         except StoreError as error:
             _logger.error("the version of the configuration is not kept: %s", error)
@@ -328,7 +410,7 @@ class Gateway:
     def _close_later(self, snapshot: Snapshot) -> None:
         async def close() -> None:
             await snapshot.aclose_targets()
-            await asyncio.get_running_loop().run_in_executor(self.executor, snapshot.close_models)
+            await self._in_thread(snapshot.close_models)
 
         task = asyncio.get_running_loop().create_task(close())
         self._background.add(task)
@@ -362,3 +444,21 @@ def _refuse_restart(old: Config, new: Config) -> None:
         raise ConfigError(
             f"{', '.join(changed)} cannot change while the gateway runs; restart it for that"
         )
+
+
+def _refuse_loss(old: Snapshot, new: Snapshot) -> None:
+    """A weak model that serves is not given up for one that cannot be opened."""
+    lost = [
+        f"routes.{name}: {route.waits_for.reason}"
+        for name, route in new.routes.items()
+        if route.waits_for is not None
+        and not (name in old.routes and old.routes[name].waits_for is not None)
+    ]
+    if lost:
+        raise ConfigError("\n".join(lost))
+
+
+def _no_store() -> ApiError:
+    return ApiError(
+        503, "the store cannot be used at the moment; try again", code="store_unavailable"
+    )

@@ -5,25 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
-from collections.abc import Callable, Generator
-from pathlib import Path
-from typing import Any
+import sys
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
 
 from foretell.config import Config
-from foretell.errors import ConfigError
+from foretell.errors import ConfigError, RoutingError
 from foretell.gateway._admin import AdminTokens, make_admin_app
 from foretell.gateway._app import make_app
 from foretell.gateway._gateway import Gateway
-from foretell.gateway._protocols import deadline_protocol
+from foretell.gateway._protocols import guarded_protocol
 
 _logger = logging.getLogger(__name__)
 
-_BACKLOG = 2048
+_BACKLOG: Final = 2048
+_UNWIND_S: Final = 5.0
+"""How long requests that were cut short may take to say so and to settle."""
+
+Stops = asyncio.Queue[signal.Signals]
 
 
 class _Server(uvicorn.Server):
@@ -34,54 +40,94 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(config: Config, path: Path | None, *, on_listening: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads the configuration again.
+def serve(
+    config: Config,
+    *,
+    read: Callable[[], Config] | None = None,
+    on_listening: Callable[[str], None],
+    on_config: Callable[[Config], None] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; a second one cuts answers short that are still under way.
 
-    ``on_listening`` is told the address once connections are accepted. Raises ``ConfigError`` for
-    an address that cannot be listened on, and for keys or tokens that are missing.
+    ``read`` reads the configuration again, as on SIGHUP; ``on_config`` is told of each one before
+    it takes over. ``on_listening`` is told the address once connections are accepted. Raises
+    ``ConfigError`` for an address that cannot be listened on, and for keys or tokens that are
+    missing. A model that is still being loaded when all else is closed ends with the process.
     """
-    runner = asyncio.Runner(loop_factory=_loop_factory())
-    with runner:
-        runner.run(_serve(config, path, on_listening))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        if not runner.run(_serve(config, read, on_listening, on_config)):
+            # Threads cannot be ended, and the interpreter would wait for this one.
+            _logger.warning("a model is still being loaded; the process ends without it")
+            logging.shutdown()
+            sys.stderr.flush()
+            os._exit(0)
 
 
-async def _serve(config: Config, path: Path | None, on_listening: Callable[[str], None]) -> None:
-    gateway = Gateway(config, path=path)
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(gateway.close)
-        server_config = config.server
-        listener = _listen(server_config.host, server_config.port)
-        stack.callback(listener.close)
-        servers = [(_server(make_app(gateway), config), listener)]
-        if (admin := server_config.admin) is not None:
-            tokens = AdminTokens.from_config(admin)
-            admin_listener = _listen(admin.host, admin.port)
-            stack.callback(admin_listener.close)
-            servers.append((_server(make_admin_app(gateway, tokens), config), admin_listener))
-        stop = _watch_signals(gateway, stack)
-        running = [asyncio.create_task(server.serve(sockets=[at])) for server, at in servers]
-        loading = asyncio.create_task(gateway.load())
-        host, port = listener.getsockname()[:2]
-        on_listening(f"http://{host}:{port}")
-        if len(servers) > 1:
-            host, port = servers[1][1].getsockname()[:2]
-            _logger.info("admin listens on http://%s:%s", host, port)
-        waiting = asyncio.create_task(stop.wait())
-        await asyncio.wait({waiting, *running}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        gateway.draining = True
-        for server, _ in servers:
-            server.should_exit = True
-        await asyncio.gather(*running)
-        await asyncio.gather(loading, return_exceptions=True)
+async def _serve(
+    config: Config,
+    read: Callable[[], Config] | None,
+    on_listening: Callable[[str], None],
+    on_config: Callable[[Config], None] | None,
+) -> bool:
+    """Whether all is closed at the end, and nothing left that only the process's end ends."""
+    gateway = Gateway(config, read=read, on_config=on_config)
+    try:
+        with contextlib.ExitStack() as stack:
+            listener = _listen(config.server.host, config.server.port)
+            stack.callback(listener.close)
+            servers = [(_server(make_app(gateway), config), listener)]
+            if (admin := config.server.admin) is not None:
+                tokens = AdminTokens.from_config(admin)
+                admin_listener = _listen(admin.host, admin.port)
+                stack.callback(admin_listener.close)
+                servers.append((_server(make_admin_app(gateway, tokens), config), admin_listener))
+                _logger.info("admin listens on %s", _address(admin_listener))
+            stops = _watch_signals(gateway, stack)
+            running = asyncio.gather(*(server.serve(sockets=[at]) for server, at in servers))
+            loading = asyncio.create_task(gateway.load())
+            on_listening(_address(listener))
+            ending = asyncio.create_task(stops.get())
+            await asyncio.wait({ending, running}, return_when=asyncio.FIRST_COMPLETED)
+            ending.cancel()
+            gateway.draining = True
+            await _drain([server for server, _ in servers], running, stops, gateway.drain_s)
+    finally:
+        closed = await gateway.close()
+    if closed:
+        await loading
+    return closed
+
+
+async def _drain(
+    servers: Sequence[uvicorn.Server],
+    running: asyncio.Future[list[None]],
+    stops: Stops,
+    drain_s: float,
+) -> None:
+    """Take no more connections, let answers end, and cut short what takes too long."""
+    for server in servers:
+        server.should_exit = True
+    hurry = asyncio.create_task(stops.get())
+    await asyncio.wait({hurry, running}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    late = {task for server in servers for task in server.server_state.tasks}
+    if late:
+        _logger.warning("%d requests are cut short", len(late))
+        for task in late:
+            task.cancel()
+        await asyncio.wait(late, timeout=_UNWIND_S)
+    for server in servers:
+        server.force_exit = True
+        for connection in tuple(server.server_state.connections):
+            connection.transport.abort()  # whoever reads no more would be waited for
+    await running
 
 
 def _server(app: FastAPI, config: Config) -> uvicorn.Server:
-    server = config.server
     return _Server(
         uvicorn.Config(
             app,
-            http=deadline_protocol(server.header_timeout_s),
+            http=guarded_protocol(config.server.header_timeout_s),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -89,32 +135,33 @@ def _server(app: FastAPI, config: Config) -> uvicorn.Server:
             server_header=False,
             date_header=False,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=max(1, round(server.drain_s)),
-            h11_max_incomplete_event_size=64 * 1024,
         )
     )
 
 
-def _watch_signals(gateway: Gateway, stack: contextlib.AsyncExitStack) -> asyncio.Event:
-    stop = asyncio.Event()
+def _watch_signals(gateway: Gateway, stack: contextlib.ExitStack) -> Stops:
+    """Signals to stop, as they come; the one to read the configuration again is seen to here."""
+    stops: Stops = asyncio.Queue()
     loop = asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
 
     async def reload() -> None:
         try:
             active = await gateway.reload(by="SIGHUP")
-            _logger.info("the configuration was read again; its hash is %s", active[:12])
-        except ConfigError as error:
+        except RoutingError as error:
             _logger.error("the configuration stays as it was: %s", error)
+        except Exception:
+            _logger.exception("the configuration stays as it was")
+        else:
+            _logger.info("the configuration was read again; its hash is %s", active[:12])
 
     def hang_up() -> None:
         task = loop.create_task(reload())
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
-    handlers: list[tuple[signal.Signals, Any]] = [
-        (signal.SIGTERM, stop.set),
-        (signal.SIGINT, stop.set),
+    handlers: list[tuple[signal.Signals, Callable[[], object]]] = [
+        (number, partial(stops.put_nowait, number)) for number in (signal.SIGTERM, signal.SIGINT)
     ]
     if hasattr(signal, "SIGHUP"):
         handlers.append((signal.SIGHUP, hang_up))
@@ -122,14 +169,14 @@ def _watch_signals(gateway: Gateway, stack: contextlib.AsyncExitStack) -> asynci
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop.add_signal_handler(number, handler)
             stack.callback(loop.remove_signal_handler, number)
-    return stop
+    return stops
 
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # A name may stand for both kinds of address; clients that know no IPv6 are not rare.
+        family, kind, proto, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         listener = socket.socket(family, kind, proto)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -139,12 +186,18 @@ def _listen(host: str, port: int) -> socket.socket:
         except BaseException:
             listener.close()
             raise
-    except OSError as error:
+    except (OSError, UnicodeError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; set server.host and "
-            "server.port to others, or end what listens there"
+            f"cannot listen on {host} port {port}: {why}; set server.host and server.port to "
+            "others, or end what listens there"
         ) from None
     return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
