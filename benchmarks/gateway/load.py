@@ -16,11 +16,14 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -32,20 +35,27 @@ from benchmarks.gateway.mock_upstream import PIECE
 
 _OVERHEAD = b"x-foretell-overhead-ms"
 _DECISION = b"x-foretell-decision"
+_MODEL = b"x-foretell-model"
+_PREFILL = re.compile(rb'"prefill_ms":([0-9.]+)')
 _GIVE_UP_S = 30.0
 
 
 @dataclass(slots=True)
 class Reply:
-    """What came back; times in nanoseconds of ``time.monotonic_ns``."""
+    """What came back; times in nanoseconds of ``time.monotonic_ns``.
+
+    ``pieces`` of a stream are when each came and how long it was under way.
+    """
 
     status: int = 0
     sent: int = 0
     first_byte: int = 0
     done: int = 0
     overhead_ms: float | None = None
+    prefill_ms: float = 0.0
     decision: str = ""
-    pieces_ns: list[int] = field(default_factory=list[int])
+    model: str = ""
+    pieces: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     body: list[bytes] = field(default_factory=list[bytes])
 
 
@@ -85,7 +95,9 @@ class Connection(asyncio.Protocol):
         reply = self._reply
         reply.first_byte = reply.first_byte or now
         for match in PIECE.finditer(data):
-            reply.pieces_ns.append(now - int(match[1]))
+            reply.pieces.append((now, now - int(match[1])))
+        if prefill := _PREFILL.search(data):
+            reply.prefill_ms = float(prefill[1])
         self._parser.feed_data(data)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -93,6 +105,8 @@ class Connection(asyncio.Protocol):
             self._reply.overhead_ms = float(value)
         elif name == _DECISION:
             self._reply.decision = value.decode()
+        elif name == _MODEL:
+            self._reply.model = value.decode()
 
     def on_body(self, body: bytes) -> None:
         if self._keep_body:
@@ -190,14 +204,20 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What came of it; milliseconds of the requests with status 200, in the order of their end."""
+    """What came of it, after the warm-up; milliseconds of the requests with status 200.
+
+    ``pieces_ms`` are those of all streams, however early they began. ``models`` are who answered
+    each of the requests, in the order in which they were sent.
+    """
 
     seconds: float
     statuses: dict[str, int]
     decisions: dict[str, int]
+    models: list[str]
     total_ms: list[float]
     first_byte_ms: list[float]
     overhead_ms: list[float]
+    prefill_ms: list[float]
     pieces_ms: list[float]
     late_ms: list[float]
 
@@ -217,15 +237,16 @@ class _Run:
         self._load = load
         self._connections = Connections(load.url)
         self._random = random.Random(load.seed)  # noqa: S311
-        self._counting_from = 0.0
+        self._counting_from = self._until = 0.0
         self._replies: list[Reply] = []
         self._late_ns: list[int] = []
+        self._pieces_ns: list[int] = []
         self._number = 0
 
     async def run(self) -> Loaded:
         load, loop = self._load, asyncio.get_running_loop()
         self._counting_from = loop.time() + load.warm_up_s
-        until = self._counting_from + load.seconds
+        until = self._until = self._counting_from + load.seconds
         if load.rate is not None:
             await self._open_loop(load.rate, until)
         else:
@@ -264,10 +285,13 @@ class _Run:
         reply = await self._connections.ask(http_request(load.url, body, key=load.key))
         if counts:
             self._replies.append(reply)
+        if reply.status == HTTPStatus.OK:
+            from_ns, until_ns = self._counting_from * 1e9, self._until * 1e9
+            self._pieces_ns += [took for at, took in reply.pieces if from_ns <= at < until_ns]
 
     def _loaded(self, seconds: float) -> Loaded:
         replies = self._replies
-        good = [reply for reply in replies if reply.status == 200]
+        good = [reply for reply in replies if reply.status == HTTPStatus.OK]
 
         def milliseconds(nanoseconds: Sequence[int]) -> list[float]:
             return [round(value / 1e6, 4) for value in nanoseconds]
@@ -275,11 +299,13 @@ class _Run:
         return Loaded(
             seconds=seconds,
             statuses=dict(Counter(str(reply.status) for reply in replies)),
+            models=[reply.model for reply in sorted(good, key=lambda reply: reply.sent)],
             decisions=dict(Counter(reply.decision for reply in good if reply.decision)),
             total_ms=milliseconds([reply.done - reply.sent for reply in good]),
             first_byte_ms=milliseconds([reply.first_byte - reply.sent for reply in good]),
             overhead_ms=[r.overhead_ms for r in good if r.overhead_ms is not None],
-            pieces_ms=milliseconds([piece for reply in good for piece in reply.pieces_ns]),
+            prefill_ms=[reply.prefill_ms for reply in good],
+            pieces_ms=milliseconds(self._pieces_ns),
             late_ms=milliseconds(self._late_ns),
         )
 
@@ -306,13 +332,13 @@ def main() -> None:
     parser.add_argument("--text", default=TEXT, help="what is asked; {} is a number")
     parser.add_argument("--key", default=None)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--raw", action="store_true", help="every value, as one JSON object")
+    parser.add_argument("--raw", type=Path, help="a file for every value, as one JSON object")
     options = vars(parser.parse_args())
     raw = options.pop("raw")
     with suppress(KeyboardInterrupt):
         loaded = uvloop.run(_Run(Load(**options)).run())
-        if raw:
-            print(json.dumps(asdict(loaded)))
+        if raw is not None:
+            raw.write_text(json.dumps(asdict(loaded)))
             return
         print(f"{loaded.per_second:.1f} a second; {loaded.statuses} {loaded.decisions}")
         for name in ("total_ms", "first_byte_ms", "overhead_ms", "pieces_ms", "late_ms"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +34,6 @@ def toy(trained_toy: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared_toy(trained_toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def shared_toy(trained_toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy that the tests of one file share."""
-    yield Path(shutil.copytree(trained_toy, tmp_path_factory.mktemp("shared") / "toy"))
+    return Path(shutil.copytree(trained_toy, tmp_path_factory.mktemp("shared") / "toy"))

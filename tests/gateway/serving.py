@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 import anthropic
 import httpx2
 import openai
+from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from foretell.config import Config, parse_config
@@ -28,7 +30,7 @@ from foretell.gateway._gateway import Gateway
 from foretell.gateway._server import _listen, _server
 from foretell.prefill import PrefillEngine
 from foretell.records import ReadPoint, RequestRecord
-from upstreams.scripted_server import ScriptedServer
+from upstreams.scripted_server import ScriptedServer, answers
 
 _Result = TypeVar("_Result")
 
@@ -132,9 +134,38 @@ class Served:
         whole = {"model": "auto", "messages": messages or KEPT, **body}
         return self.post("/v1/chat/completions", whole, **headers)
 
+    @contextmanager
+    def streaming(
+        self, messages: list[Any] | None = None, /, **body: Any
+    ) -> Generator[tuple[httpx2.Response, Iterator[str]]]:
+        """A streamed chat completion under way: the response, and the data of its events."""
+        headers = body.pop("headers", {})
+        whole = {"model": "auto", "messages": messages or KEPT, "stream": True, **body}
+        url = f"{self.url}/v1/chat/completions"
+        with httpx2.stream("POST", url, json=whole, headers=headers, timeout=_PATIENCE_S) as reply:
+            lines = reply.iter_lines()
+            yield reply, (x.removeprefix("data: ") for x in lines if x.startswith("data: "))
+
     def events(self, messages: list[Any] | None = None, /, **body: Any) -> list[str]:
         """The data of each event of one streamed chat completion."""
         return sse_data(self.chat(messages, stream=True, **body).text)
+
+    def hanging(
+        self,
+        messages: list[Any] | None = None,
+        /,
+        path: str = "/v1/chat/completions",
+        **body: Any,
+    ) -> socket.socket:
+        """The connection of a chat completion that was asked for and not read."""
+        whole = json.dumps({"model": "auto", "messages": messages or KEPT, **body}).encode()
+        connection = socket.create_connection(("127.0.0.1", port_of(self.url)))
+        connection.sendall(
+            b"POST %b HTTP/1.1\r\nhost: gateway\r\n"
+            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+            % (path.encode(), len(whole), whole)
+        )
+        return connection
 
     # What goes on inside
 
@@ -165,7 +196,9 @@ class Served:
         self.at_rest()
         self.run(self.gateway.flushed())
         assert self.gateway.store is not None
-        return sorted(self.gateway.store.requests(since=None), key=lambda record: record.at)
+        return sorted(
+            self.gateway.store.requests(since=None, limit=10_000), key=lambda record: record.at
+        )
 
     def last(self) -> RequestRecord:
         """The newest record of the ledger."""
@@ -180,6 +213,14 @@ class Served:
         """Wait until no request is under way and nothing is left of those before."""
         until(lambda: self.gateway.admission.in_flight == 0)
         until(lambda: self.call(lambda: len(asyncio.all_tasks())) <= self.tasks_at_rest)
+        until(self.threads_are_idle)
+
+    def threads_are_idle(self) -> bool:
+        """Whether no worker has anything to do."""
+        executor = self.gateway.executor
+        return executor._work_queue.empty() and executor._idle_semaphore._value == len(
+            executor._threads
+        )
 
     def close(self) -> None:
         for client in self._open:
@@ -204,9 +245,7 @@ def serving(config: Config, *, wait: bool = True) -> Generator[Served]:
             loading = asyncio.create_task(gateway.load())
             if wait:
                 await loading
-            served.append(
-                Served(f"http://127.0.0.1:{listener.getsockname()[1]}", gateway, loop)
-            )
+            served.append(Served(f"http://127.0.0.1:{listener.getsockname()[1]}", gateway, loop))
             started.set()
             await stop.wait()
             gateway.draining = True
@@ -244,10 +283,43 @@ def serving(config: Config, *, wait: bool = True) -> Generator[Served]:
 
 
 @contextmanager
-def upstream(*scripts: Any, otherwise: Any = None) -> Generator[ScriptedServer]:
-    """A scripted upstream on a thread of its own."""
+def upstream(*scripts: Any, otherwise: Any = answers) -> Generator[ScriptedServer]:
+    """A scripted upstream on a thread of its own, which answers ``Hello`` when nothing is left."""
     with ScriptedServer(list(scripts), otherwise) as server:
         yield server
+
+
+class Paced:
+    """A stream that goes on when it is told to, so that no test depends on who is quicker.
+
+    Its first event is sent at once, the rest, numbers being pauses in seconds, after ``go_on``.
+    """
+
+    def __init__(self, first: bytes, *rest: bytes | float, then_cut: bool = False) -> None:
+        self._first = first
+        self._rest = rest
+        self._then_cut = then_cut
+        self._told = threading.Event()
+
+    def go_on(self) -> None:
+        """Send the rest."""
+        self._told.set()
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(self._first)
+        while not self._told.is_set():
+            await asyncio.sleep(0.002)
+        for piece in self._rest:
+            if isinstance(piece, bytes):
+                await response.write(piece)
+            else:
+                await asyncio.sleep(piece)
+        if self._then_cut:
+            assert request.transport is not None
+            request.transport.abort()
+        return response
 
 
 @contextmanager

@@ -371,3 +371,35 @@ def test_without_keys_a_gateway_may_listen_nowhere_else(host: str) -> None:
         KeySource(clock=Clock()).require_keys_off_loopback(host)
     KeySource(clock=Clock(), configured=["one-key"]).require_keys_off_loopback(host)
     KeySource(clock=Clock(), stored=Shelf()).require_keys_off_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "ours"),
+    [
+        (None, None, True),
+        ("127.0.0.1:8400", None, True),
+        ("localhost", "http://localhost:3000", True),
+        ("[::1]:8400", "https://[::1]", True),
+        ("app.localhost:8400", None, True),
+        ("127.9.9.9", None, True),
+        ("gateway.example:8400", None, False),
+        ("127.0.0.1.evil.example", None, False),
+        ("192.168.0.7:8400", None, False),
+        ("[", None, False),
+        ("localhost@evil.example", None, False),
+        ("127.0.0.1:8400", "https://evil.example", False),
+        ("127.0.0.1:8400", "null", False),
+        ("127.0.0.1:8400", "", False),
+    ],
+)
+def test_without_keys_only_who_asks_for_this_machine_is_answered(
+    host: str | None, origin: str | None, ours: bool
+) -> None:
+    KeySource(clock=Clock(), configured=["one-key"]).require_own_machine(host, origin)
+    keys = KeySource(clock=Clock())
+    if ours:
+        keys.require_own_machine(host, origin)
+        return
+    with pytest.raises(ApiError) as caught:
+        keys.require_own_machine(host, origin)
+    assert (caught.value.status, caught.value.code) == (403, "host_not_allowed")

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from serving import ESCALATED, gateway_config, serving, upstream
 
 from foretell.config import load_config
 from foretell.gateway._metrics import CAUSES
-from serving import ESCALATED, gateway_config, serving, upstream
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8")

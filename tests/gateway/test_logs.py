@@ -280,15 +280,21 @@ def test_a_value_that_holds_itself_is_written(log: Log) -> None:
 
 @pytest.mark.parametrize("name", ["uvicorn.error", "aiohttp.client", "alembic.runtime", "anyone"])
 def test_what_libraries_log_looks_the_same(log: Log, name: str) -> None:
-    logging.getLogger(name).info("started %s", "well")
+    logging.getLogger(name).warning("started %s", "late")
     assert log.objects == [
         {
             "timestamp": "1970-01-01T00:00:01.500+00:00",
-            "level": "info",
-            "event": "started well",
+            "level": "warning",
+            "event": "started late",
             "logger": name,
         }
     ]
+
+
+@pytest.mark.parametrize("name", ["uvicorn.error", "uvicorn.access", "alembic.runtime"])
+def test_what_libraries_say_of_their_every_step_is_left_out(log: Log, name: str) -> None:
+    logging.getLogger(name).info("started well")
+    assert log.objects == []
 
 
 def test_a_message_that_does_not_fit_its_arguments_shows_neither(

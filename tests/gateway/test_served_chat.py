@@ -11,7 +11,6 @@ from typing import Any
 
 import openai
 import pytest
-
 from serving import (
     ESCALATED,
     KEPT,
@@ -23,6 +22,7 @@ from serving import (
     sse_data,
     upstream,
 )
+
 from upstreams.scripted_server import ScriptedServer, answers
 
 BLOCK_KEYS = {
@@ -357,9 +357,9 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI):
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_curl_is_answered(served: Served, stream: bool):
     body = json.dumps({"model": "auto", "messages": KEPT, "max_tokens": 4, "stream": stream})
+    words = ["curl", "-sS", "-N", "-i", "--max-time", "20", "-H", "content-type:application/json"]
     finished = subprocess.run(
-        ["curl", "-sS", "-N", "-i", "--max-time", "20", f"{served.url}/v1/chat/completions"]
-        + ["-H", "Content-Type: application/json", "-d", body],
+        [*words, "-d", body, f"{served.url}/v1/chat/completions"],
         capture_output=True,
         text=True,
         check=True,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
 
 from foretell.cli._console import err
-from foretell.cli._options import DEFAULT_CONFIG, ConfigPath
+from foretell.cli._options import DEFAULT_CONFIG, ConfigPath, JsonFlag
 from foretell.config import Config, ServerConfig, load_config
 from foretell.errors import ConfigError
 
@@ -24,6 +26,7 @@ def serve(
         int | None, typer.Option(min=0, max=65535, help="server.port when absent; 0 takes any")
     ] = None,
     log_level: LogLevelOption = "info",
+    as_json: JsonFlag = False,
 ) -> None:
     """Serve an OpenAI-compatible API that routes; ends on SIGTERM or Ctrl-C.
 
@@ -56,9 +59,16 @@ def serve(
     run(
         settings,
         read=read,
-        on_listening=lambda url: err.print(f"foretell serves on {url}", highlight=False),
+        on_listening=partial(_tell, as_json=as_json),
         on_config=mask,
     )
+
+
+def _tell(url: str, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"url": url}), flush=True)
+    else:
+        err.print(f"foretell serves on {url}", highlight=False)
 
 
 def register(app: typer.Typer) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self, cast
 
 from foretell.errors import InputError
@@ -22,6 +23,32 @@ from foretell.records import Answer, Query
 
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
 _MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A JSON value that an answer holds."""
+
+    value: Any
+
+
+def find_json(answer: Answer) -> Found | None:
+    """The whole answer's value, else that of the first fenced block that is one, else an object's.
+
+    Of a truncated answer a number or a word does not count: the rest of it may be missing.
+    """
+    text = answer.text.strip()
+    value, end = _parse(text)
+    cut_short = answer.finish_reason == "length" and text[-1:] not in tuple('}]"')
+    if value is not _MISSING and end == len(text) and not cut_short:
+        return Found(value)
+    for block in _FENCE.finditer(answer.text):
+        content = block[1].strip()
+        value, end = _parse(content)
+        if value is not _MISSING and end == len(content):
+            return Found(value)
+    found = _first_object(answer)
+    return None if found is None else Found(found)
 
 
 class JsonValid:

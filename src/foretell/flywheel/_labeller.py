@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from foretell.errors import InputError
 from foretell.records import Answer, Query
@@ -14,11 +14,15 @@ from foretell.records import Answer, Query
 class Label:
     """1 for success, 0 for failure, a rate in between, or ``None`` when it cannot be told.
 
-    ``reason`` is short and the same for alike cases, so that reasons can be counted.
+    ``reason`` is short and the same for alike cases, so that reasons can be counted; ``detail`` is
+    what there is to say of this case alone. ``confidence``, 0 to 1, is how sure the labeller is of
+    the value, ``None`` when it does not say.
     """
 
     value: float | None
     reason: str
+    confidence: float | None = None
+    detail: str = ""
 
 
 SUCCESS = Label(1.0, "")
@@ -46,6 +50,24 @@ class Labeller(Protocol):
 
     def label(self, query: Query, answer: Answer) -> Label:
         """Judge an answer."""
+        ...
+
+
+Source = Literal["code", "judge"]
+
+
+@runtime_checkable
+class Attributed(Protocol):
+    """A labeller whose outcomes are not simply a program's."""
+
+    @property
+    def source(self) -> Source:
+        """What kind of opinion its outcomes are; ``code`` for labellers that do not say."""
+        ...
+
+    @property
+    def author(self) -> str:
+        """Whose, such as a judge's model; ``""`` for labellers that do not say."""
         ...
 
 

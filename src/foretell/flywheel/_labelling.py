@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from statistics import fmean
+from typing import Final
 
-from foretell.errors import InputError
-from foretell.flywheel._labeller import Label, Labeller
-from foretell.records import Outcome, Role
+from foretell.errors import InputError, RoutingError
+from foretell.flywheel._labeller import Attributed, Label, Labeller, Source
+from foretell.records import Observation, Outcome, Role
 from foretell.store import Store, model_key
+
+_logger = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 32
+"""Answers in memory for each thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,16 +37,35 @@ class LabelCounts:
 
 
 def label_domain(
-    store: Store, domain: str, labeller: Labeller, roles: Sequence[Role] = ("weak", "strong")
+    store: Store,
+    domain: str,
+    labeller: Labeller,
+    roles: Sequence[Role] = ("weak", "strong"),
+    *,
+    parallel: int = 1,
+    on_done: Callable[[], object] | None = None,
 ) -> dict[Role, LabelCounts]:
     """Label the stored answers of a domain and store the outcomes.
 
     A query answered several times (rollouts) gets the mean of its labels, those that could not
     be told left out. Answers of other weights are labelled on their own. The outcomes' source
-    is ``code``; labelling again replaces them.
+    is ``code`` unless the labeller is ``Attributed``; labelling again replaces them. Confidence
+    and details go into their notes. An answer at which the labeller crashes is left unlabelled, and
+    the error is logged.
 
-    Raises ``InputError`` when nothing is stored for the domain, or the labeller refuses all of
-    its queries; then no outcome is written.
+    Args:
+        store: Where the answers are and the outcomes go.
+        domain: Whose answers.
+        labeller: Who judges; from several threads when ``parallel``.
+        roles: Which models' answers.
+        parallel: Answers at once.
+        on_done: Called after each answer.
+
+    Raises:
+        InputError: Nothing is stored for the domain, or the labeller refuses all of its queries;
+            then no outcome is written.
+        RoutingError: Whatever the labeller cannot go on after; outcomes of a model whose answers
+            were not all labelled are not written.
     """
     queries = store.queries(domain)
     if not queries:
@@ -47,21 +75,62 @@ def label_domain(
             + (f"there are {known}" if known else "run 'foretell collect' first")
         )
     labeller.check(queries)
-    return {role: _label_role(store, domain, labeller, role) for role in roles}
+    counts = dict[Role, LabelCounts]()
+    for role in roles:
+        labels: defaultdict[str, defaultdict[str, list[Label]]]
+        labels = defaultdict(lambda: defaultdict(list))
+        for observation, label in _labelled(labeller, store.observations(domain, role), parallel):
+            labels[_key(observation)][observation.query.id].append(label)
+            if on_done is not None:
+                on_done()
+        counts[role] = _store_labels(store, domain, labeller, role, labels)
+    return counts
 
 
-def _label_role(store: Store, domain: str, labeller: Labeller, role: Role) -> LabelCounts:
-    labels: defaultdict[str, defaultdict[str, list[Label]]]
-    labels = defaultdict(lambda: defaultdict(list))
-    for observation in store.observations(domain, role):
-        key = model_key(observation.model or observation.answer.model)
-        label = labeller.label(observation.query, observation.answer)
-        labels[key][observation.query.id].append(label)
+def _labelled(
+    labeller: Labeller, observations: Iterable[Observation], parallel: int
+) -> Iterator[tuple[Observation, Label]]:
+    """Each observation with its label, in order."""
+    if parallel == 1:
+        for observation in observations:
+            yield observation, _label(labeller, observation)
+        return
+
+    def label(observation: Observation) -> Label:
+        return _label(labeller, observation)
+
+    waiting = iter(observations)
+    with ThreadPoolExecutor(parallel, thread_name_prefix="foretell-label") as pool:
+        try:
+            while some := list(islice(waiting, parallel * _AT_ONCE)):
+                labels = pool.map(label, some)
+                yield from zip(some, labels, strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _label(labeller: Labeller, observation: Observation) -> Label:
+    try:
+        return labeller.label(observation.query, observation.answer)
+    except RoutingError:
+        raise
+    except Exception as error:
+        _logger.exception("labeller %r crashed at %r", labeller.metric, observation.query.id)
+        return Label(None, f"labeller crashed: {type(error).__name__}")
+
+
+def _store_labels(
+    store: Store,
+    domain: str,
+    labeller: Labeller,
+    role: Role,
+    labels: Mapping[str, Mapping[str, Sequence[Label]]],
+) -> LabelCounts:
     values: list[float | None] = []
     reasons: Counter[str] = Counter()
     for key, by_query in labels.items():
         outcomes = [
-            _outcome(domain, query_id, role, labeller.metric, of_query)
+            _outcome(domain, query_id, role, labeller, of_query)
             for query_id, of_query in by_query.items()
         ]
         store.put_outcomes(outcomes, model_key=key)
@@ -77,16 +146,38 @@ def _label_role(store: Store, domain: str, labeller: Labeller, role: Role) -> La
 
 
 def _outcome(
-    domain: str, query_id: str, role: Role, metric: str, labels: Sequence[Label]
+    domain: str, query_id: str, role: Role, labeller: Labeller, labels: Sequence[Label]
 ) -> Outcome:
     known = [label.value for label in labels if label.value is not None]
-    reasons = Counter(label.reason for label in labels if label.reason)
+    source: Source = "code"
+    author = ""
+    if isinstance(labeller, Attributed):
+        source, author = labeller.source, labeller.author
     return Outcome(
         domain=domain,
         query_id=query_id,
         role=role,
-        metric=metric,
+        metric=labeller.metric,
         value=fmean(known) if known else None,
-        source="code",
-        note=", ".join(reasons),
+        source=source,
+        author=author,
+        note=_note(labels),
     )
+
+
+def _note(labels: Sequence[Label]) -> str:
+    reasons = Counter(label.reason for label in labels if label.reason)
+    sure = [label.confidence for label in labels if label.confidence is not None]
+    details = Counter(label.detail for label in labels if label.detail)
+    parts = (
+        ", ".join(reasons),
+        f"confidence {fmean(sure):.2f}" if sure else "",
+        " / ".join(details),
+    )
+    # A lone surrogate in a model's words is no text for a database.
+    note = "; ".join(part for part in parts if part)
+    return note.encode(errors="replace").decode()
+
+
+def _key(observation: Observation) -> str:
+    return model_key(observation.model or observation.answer.model)

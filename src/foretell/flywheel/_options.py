@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from foretell.errors import InputError
+from foretell.flywheel._sandbox import Isolation, SandboxLimits
 
 
 def check_names(labeller: str, options: Mapping[str, str], *known: str) -> None:
@@ -33,6 +34,71 @@ def yes_or_no(options: Mapping[str, str], name: str, *, default: bool) -> bool:
     if value not in ("yes", "no"):
         raise InputError(f"option {name} is {value!r}; wanted yes or no")
     return value == "yes"
+
+
+def number(options: Mapping[str, str], name: str, *, default: float) -> float:
+    """An option that is a number; which ones will do is for the labeller to say."""
+    text = options.get(name)
+    if text is None:
+        return default
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{name} is {text!r}; wanted a number, as in 0.01") from None
+
+
+def whole_number(options: Mapping[str, str], name: str, *, default: int) -> int:
+    """An option that is a whole number of at least 0."""
+    text = options.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit()):
+        raise InputError(f"{name} is {text!r}; wanted a whole number, as in 10")
+    return int(text)
+
+
+def one_of(options: Mapping[str, str], name: str, *choices: str) -> str:
+    """An option that is one of several words; the first when left out."""
+    value = options.get(name, choices[0])
+    if value not in choices:
+        raise InputError(f"option {name} is {value!r}; wanted {' or '.join(choices)}")
+    return value
+
+
+def sandbox_options(
+    options: Mapping[str, str], *, default: SandboxLimits | None = None
+) -> tuple[SandboxLimits, Isolation]:
+    """Options of a labeller that runs what a model wrote."""
+    default = default or SandboxLimits()
+    limits = SandboxLimits(
+        seconds=whole_number(options, "seconds", default=default.seconds),
+        memory_mb=whole_number(options, "memory_mb", default=default.memory_mb),
+    )
+    isolation = one_of(options, "sandbox", "strict", "process")
+    return limits, "strict" if isolation == "strict" else "process"
+
+
+def text_or_file(options: Mapping[str, str], name: str) -> str | None:
+    """An option that is a text, or the path of a file that holds it.
+
+    A file that exists is read; a single word cannot be anything but a path.
+    """
+    value = options.get(name)
+    if not value:
+        return None
+    if len(value.split()) > 1 and not _is_file(value):
+        return value
+    try:
+        return Path(value).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the {name} {value}: {error}") from error
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or holds a null
+        return False
 
 
 def read_aliases(path: str) -> dict[str, list[str]]:

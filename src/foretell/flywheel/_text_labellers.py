@@ -17,7 +17,7 @@ from foretell.flywheel._labeller import (
     Label,
     check_references,
 )
-from foretell.flywheel._options import check_names, required, yes_or_no
+from foretell.flywheel._options import check_names, number, required, yes_or_no
 from foretell.records import Answer, Query
 
 
@@ -142,12 +142,7 @@ class Numeric:
     def from_options(cls, options: Mapping[str, str]) -> Self:
         """Make one from command-line options: ``tolerance`` (absolute; 0 when left out)."""
         check_names(cls.metric, options, "tolerance")
-        text = options.get("tolerance", "0")
-        try:
-            tolerance = float(text)
-        except ValueError:
-            raise InputError(f"tolerance is {text!r}; wanted a number, as in 0.01") from None
-        return cls(tolerance=tolerance)
+        return cls(tolerance=number(options, "tolerance", default=0.0))
 
     def check(self, queries: Sequence[Query]) -> None:
         """Refuse queries of which none has a number as its reference."""

@@ -20,7 +20,7 @@ from foretell.config import AdminConfig, parse_config, secret
 from foretell.errors import ConfigError, InputError, RoutingError
 from foretell.gateway._errors import ApiError
 from foretell.gateway._gateway import Gateway
-from foretell.gateway._http import body_of, error_response, json_response
+from foretell.gateway._http import body_of, error_response, json_response, not_here
 from foretell.gateway._snapshot import config_hash
 
 _logger = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ class AdminTokens:
     """Who may look and who may change; tokens are compared as hashes, in constant time."""
 
     def __init__(self, tokens: Mapping[str, AdminRole]) -> None:
-        self._hashes: dict[str, AdminRole] = {_sha256(token): role for token, role in tokens.items()}
+        self._hashes: dict[str, AdminRole] = {
+            _sha256(token): role for token, role in tokens.items()
+        }
 
     @classmethod
     def from_config(cls, config: AdminConfig) -> AdminTokens:
@@ -250,16 +252,9 @@ async def _told(_: Request, error: Exception) -> Response:
     return error_response(error)
 
 
-async def _not_here(_: Request, error: Exception) -> Response:
+async def _not_here(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for these
-    return error_response(
-        ApiError(
-            error.status_code,
-            "there is nothing like that here",
-            code="not_found" if error.status_code == 404 else "method_not_allowed",
-            headers=error.headers,
-        )
-    )
+    return error_response(not_here(request, error))
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -57,6 +57,10 @@ class Admission:
         self._keys = keys
         self._max_concurrent = max_concurrent
 
+    def require_own_machine(self, host: str | None, origin: str | None) -> None:
+        """See ``KeySource.require_own_machine``."""
+        self._keys.require_own_machine(host, origin)
+
     async def authenticate(self, authorization: str | None, x_api_key: str | None) -> Caller:
         """Whoever sent these headers; see ``KeySource.authenticate``.
 

@@ -14,7 +14,8 @@ from foretell.gateway._bodies import answer_json, spliced
 from foretell.gateway._errors import ApiError
 from foretell.gateway._exchange import Exchange, decision_block
 from foretell.gateway._frames import AnswerFrames, error_frame
-from foretell.gateway._members import Source
+from foretell.gateway._members import Member, Source
+from foretell.gateway._traces import TraceSpan
 from foretell.records import MeteredUsage
 from foretell.upstreams import PriceBook, UpstreamCallError, metered_usage
 
@@ -42,15 +43,25 @@ class Answering:
     ``failed`` says what ended it before its time, once it is over; ``whole`` that nothing did.
     """
 
-    def __init__(self, exchange: Exchange, source: Source, member: str, prices: PriceBook) -> None:
-        self.member = member
+    def __init__(
+        self,
+        exchange: Exchange,
+        source: Source,
+        member: Member,
+        prices: PriceBook,
+        span: TraceSpan | None = None,
+    ) -> None:
+        """``span`` is that of the call, which ends with the answer."""
+        self.member = member.name
         self.usage: MeteredUsage | None = None
         self.finish_reason: str | None = None
         self.failed: ApiError | None = None
         self.whole = False
         self._exchange = exchange
         self._source = source
+        self._without_secrets = member.without_secrets
         self._prices = prices
+        self._span = span
         self._answered_by: str | None = None
         self._raw = b""
         self._first: list[bytes] = []
@@ -89,6 +100,8 @@ class Answering:
             while not (frames.done or frames.broken):
                 piece = await anext(pieces, None)
                 if passed := frames.end() if piece is None else frames.feed(piece):
+                    if frames.error is not None:  # the last frame is the upstream's error
+                        passed[-1] = self._without_secrets(passed[-1].decode()).encode()
                     yield passed
                 if piece is None:
                     break
@@ -111,8 +124,14 @@ class Answering:
 
     async def close(self) -> None:
         """Give up what is unfinished and free all of it; safe to call twice."""
+        if isinstance(self._pieces, AsyncGenerator):
+            await self._pieces.aclose()
         await self._source.close()
         self._exchange.close_prefill()
+        if self._span is not None:
+            if self.failed is not None:
+                self._span.failed(self.failed.code or "broke_off")
+            self._span.end()
 
     def costs(self) -> Costs:
         """What it cost, by what the provider reported."""

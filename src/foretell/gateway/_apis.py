@@ -55,29 +55,25 @@ class Dialect:
 
 
 CHAT: Final = Dialect(
-    api="chat", to_chat=lambda raw, earlier: raw, bound=lambda raw: False, id_prefix="req-"
+    api="chat", to_chat=lambda raw, _: raw, bound=lambda _: False, id_prefix="req-"
 )
 RESPONSES: Final = Dialect(
     api="responses",
     to_chat=lambda raw, earlier: responses_to_chat(raw, earlier=earlier),
     bound=responses_bound,
     id_prefix="resp_",
-    from_chat=lambda chat, id, created, raw: chat_to_response(  # noqa: A006
-        chat, id=id, created=created, request=raw
+    from_chat=lambda chat, its_id, created, raw: chat_to_response(
+        chat, id=its_id, created=created, request=raw
     ),
-    stream=lambda id, created, raw: ResponsesStream(  # noqa: A006
-        id=id, created=created, request=raw
-    ),
+    stream=lambda its_id, created, raw: ResponsesStream(id=its_id, created=created, request=raw),
 )
 MESSAGES: Final = Dialect(
     api="messages",
-    to_chat=lambda raw, earlier: messages_to_chat(raw),
+    to_chat=lambda raw, _: messages_to_chat(raw),
     bound=messages_bound,
     id_prefix="msg_",
-    from_chat=lambda chat, id, created, raw: chat_to_message(  # noqa: A006
-        chat, id=id, request=raw
-    ),
-    stream=lambda id, created, raw: MessagesStream(id=id, request=raw),  # noqa: A006
+    from_chat=lambda chat, its_id, _, raw: chat_to_message(chat, id=its_id, request=raw),
+    stream=lambda its_id, _, raw: MessagesStream(id=its_id, request=raw),
     error=anthropic_error,
 )
 
@@ -86,7 +82,7 @@ def translated_body(
     dialect: Dialect,
     body: bytes,
     *,
-    id: str,
+    response_id: str,
     created: int,
     raw: Raw,
 ) -> bytes:
@@ -94,7 +90,7 @@ def translated_body(
     if dialect.from_chat is None:
         return body
     try:
-        return json_bytes(dialect.from_chat(answer_json(body), id, created, raw))
+        return json_bytes(dialect.from_chat(answer_json(body), response_id, created, raw))
     except UpstreamError as error:
         raise ApiError(502, str(error), type="upstream_error", code="broke_off") from None
 

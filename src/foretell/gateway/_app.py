@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from importlib.metadata import version
 from time import perf_counter
@@ -29,13 +30,14 @@ from foretell.gateway._errors import ApiError
 from foretell.gateway._exchange import Exchange, decision_block, decision_headers
 from foretell.gateway._explaining import explained
 from foretell.gateway._feedback import delete_feedback, list_feedback, put_feedback
+from foretell.gateway._frames import error_frame
 from foretell.gateway._gateway import Gateway
 from foretell.gateway._http import (
     CallerGoneError,
     EventStream,
     body_of,
-    error_response,
     json_response,
+    not_here,
     unless_gone,
 )
 from foretell.gateway._openapi import describe
@@ -48,7 +50,6 @@ _CLIENT_CLOSED_REQUEST: Final = 499
 
 def make_app(gateway: Gateway) -> FastAPI:
     """The application that callers talk to."""
-
     app = FastAPI(
         title="foretell",
         version=version("foretell"),
@@ -56,6 +57,8 @@ def make_app(gateway: Gateway) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
+        # A redirect would send callers to whatever host their request named.
+        redirect_slashes=False,
     )
     handlers = Handlers(gateway)
     post, get, delete = app.post, app.get, app.delete
@@ -105,7 +108,9 @@ class Handlers:
             await unless_gone(
                 request.receive, self._gateway.service.decide(exchange, look_only=True)
             )
-            explanation = await explained(exchange, self._gateway.executor)
+            explanation = await unless_gone(
+                request.receive, explained(exchange, self._gateway.executor)
+            )
             model = _would_answer(exchange)
             block = decision_block(exchange, model, None)
             return json_response(
@@ -115,15 +120,15 @@ class Handlers:
             self._gateway.forget(exchange)
 
     async def models(self, request: Request) -> Response:
-        """Routes and models by name."""
-        await self._caller(request)
-        return json_response({"object": "list", "data": self._listed()})
+        """Routes and models by name: those that the caller may use."""
+        caller = await self._caller(request)
+        return json_response({"object": "list", "data": self._listed(caller)})
 
     async def model(self, request: Request) -> Response:
         """One of them."""
-        await self._caller(request)
+        caller = await self._caller(request)
         name = request.path_params["model"]
-        for entry in self._listed():
+        for entry in self._listed(caller):
             if entry["id"] == name:
                 return json_response(entry)
         raise ApiError(
@@ -185,7 +190,7 @@ class Handlers:
             if exchange.request.stream:
                 handed_over = True
                 return self._stream(exchange, answering, dialect, raw)
-            body = await unless_gone(request.receive, answering.body())
+            body = answering.body()
             headers = decision_headers(exchange, answering.member)
             self._remember(exchange, dialect, raw, body)
             status = 200
@@ -193,7 +198,7 @@ class Handlers:
                 translated_body(
                     dialect,
                     body,
-                    id=exchange.response_id,
+                    response_id=exchange.response_id,
                     created=exchange.created,
                     raw=raw,
                 ),
@@ -208,6 +213,11 @@ class Handlers:
         except CallerGoneError:
             status = _CLIENT_CLOSED_REQUEST
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        except asyncio.CancelledError:
+            # Only a gateway that stops cancels a request: to say so is all that is left to do.
+            error = _stopping()
+            status, headers = error.status, {"x-request-id": exchange.id, **error.headers}
+            return json_response(dialect.error(error), status=status, headers=headers)
         except Exception as error:
             _logger.exception("request %s failed", exchange.id)
             failure = _internal(error)
@@ -238,7 +248,13 @@ class Handlers:
                 self._gateway.remember_response(exchange, raw, translator.output_messages())
             await self._gateway.finish(exchange, answering, status=status)
 
-        return EventStream(events, headers=headers, after=after)
+        def cut() -> bytes:
+            answering.failed = _stopping()
+            if translator is None:
+                return error_frame(answering.failed)
+            return b"".join(translator.failed(answering.failed.body()))
+
+        return EventStream(events, headers=headers, cut=cut, after=after)
 
     async def _begun(self, exchange: Exchange) -> Answering:
         await self._gateway.service.decide(exchange)
@@ -280,9 +296,9 @@ class Handlers:
 
     async def _caller(self, request: Request) -> Caller:
         headers = request.headers
-        return await self._gateway.admission.authenticate(
-            headers.get("authorization"), headers.get("x-api-key")
-        )
+        admission = self._gateway.admission
+        admission.require_own_machine(headers.get("host"), headers.get("origin"))
+        return await admission.authenticate(headers.get("authorization"), headers.get("x-api-key"))
 
     async def _body(self, request: Request) -> bytes:
         server = self._gateway.snapshot.config.server
@@ -292,7 +308,7 @@ class Handlers:
             timeout_s=server.header_timeout_s,
         )
 
-    def _listed(self) -> list[dict[str, Any]]:
+    def _listed(self, caller: Caller) -> list[dict[str, Any]]:
         gateway = self._gateway
         created = int(gateway.active.at)
         names = [
@@ -308,6 +324,7 @@ class Handlers:
                 "foretell": {"kind": kind},
             }
             for name, kind in names
+            if caller.limits.routes is None or name in caller.limits.routes
         ]
 
 
@@ -320,14 +337,20 @@ def _would_answer(exchange: Exchange) -> str:
     return decision.target or route.config.strong[0]
 
 
+def _stopping() -> ApiError:
+    return ApiError(
+        503, "the gateway is being stopped", code="stopping", headers={"Retry-After": "1"}
+    )
+
+
 def _internal(error: Exception) -> ApiError:
     del error  # its text may hold anything
     return ApiError(500, "the gateway failed; the log says how, under this request's id")
 
 
-async def _told(_: Request, error: Exception) -> Response:
+async def _told(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - registered for these
-    return error_response(error)
+    return _shaped(request, error)
 
 
 async def _gone(_: Request, error: Exception) -> Response:
@@ -335,17 +358,17 @@ async def _gone(_: Request, error: Exception) -> Response:
     return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
 
-async def _failed(_: Request, error: Exception) -> Response:
+async def _failed(request: Request, error: Exception) -> Response:
     _logger.error("a request failed", exc_info=error)
-    return error_response(_internal(error))
+    return _shaped(request, _internal(error))
 
 
 async def _not_here(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for these
-    if error.status_code == 404:
-        message = "there is nothing at this path; see /openapi.json"
-        return error_response(ApiError(404, message, code="not_found"))
-    message = f"method {request.method} is not allowed here"
-    return error_response(
-        ApiError(error.status_code, message, code="method_not_allowed", headers=error.headers)
-    )
+    return _shaped(request, not_here(request, error))
+
+
+def _shaped(request: Request, error: ApiError) -> Response:
+    """As the API that was asked shapes its errors."""
+    shape = MESSAGES.error if request.url.path == "/v1/messages" else CHAT.error
+    return json_response(shape(error), status=error.status, headers=error.headers)

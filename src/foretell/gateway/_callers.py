@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import urlsplit
 
 from foretell.config import ServerConfig, secret
 from foretell.errors import ConfigError, StoreError
@@ -96,6 +97,24 @@ class KeySource:
                 "name the variable that holds them in server.api_keys_env, set "
                 "server.stored_keys, or listen on 127.0.0.1"
             )
+
+    def require_own_machine(self, host: str | None, origin: str | None) -> None:
+        """Raises ``ApiError`` 403 where no keys are asked for and a page from elsewhere may ask.
+
+        A browser lets any page send requests to this machine, and even read the answers once the
+        page's host name leads here. ``host`` and ``origin`` are the headers that tell.
+        """
+        if self.asks:
+            return
+        for name, url in (("Host", host and f"//{host}"), ("Origin", origin)):
+            if url is not None and not _is_loopback(_hostname(url)):
+                raise ApiError(
+                    403,
+                    f"the header {name} names another machine, which takes an API key; ask for "
+                    "127.0.0.1 or localhost, or set server.api_keys_env",
+                    code="host_not_allowed",
+                    param=name.lower(),
+                )
 
     async def authenticate(self, authorization: str | None, x_api_key: str | None) -> Caller:
         """Whoever sent these headers; ``ANYBODY`` where no keys are asked for.
@@ -218,8 +237,15 @@ def _sha256(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
+    if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback

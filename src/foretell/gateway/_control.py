@@ -1,24 +1,17 @@
-"""What keeps a route to its goal while it serves: a bar that moves, and a purse."""
+"""What keeps a route to its goal while it serves: a bar that moves."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from foretell.config import CostGoal, DailyCostGoal, Goal, RouteConfig, StrongShareGoal
-from foretell.policy import (
-    BudgetPacer,
-    CheapestGoal,
-    PoolGoal,
-    Reservation,
-    ShareController,
-    ShareGoal,
-)
+from foretell.gateway._purse import RoutePurse
+from foretell.policy import CheapestGoal, PoolGoal, ShareController, ShareGoal
 from foretell.probes import HeldOut
-from foretell.records import Estimate, Role
+from foretell.records import Estimate
 from foretell.runtime import NoEstimator, Route, Rule
 
 _RECENT = 1000
@@ -28,8 +21,8 @@ class GoalControl:
     """Belongs to one route and domain, and to one event loop.
 
     For a goal that was tested beforehand (quality, risk, threshold) the bar stands still. A strong
-    share is held by feedback on the bar; a budget by a share that the purse says it can afford,
-    and by a hard stop behind that.
+    share is held by feedback on the bar, and a budget by the share that the ``purse`` says it can
+    afford; the hard stop behind that is the purse's own.
     """
 
     def __init__(
@@ -37,15 +30,14 @@ class GoalControl:
         config: RouteConfig,
         route: Route,
         *,
-        clock: Callable[[], float],
-        spent_usd: float = 0.0,
+        purse: RoutePurse | None,
         rng: np.random.Generator,
     ) -> None:
         self._config = config
         self._route = route
         self._rng = rng
         self._by_gain = route.bar.least_gain is not None
-        self._pacer = _pacer(config.goal, clock, spent_usd)
+        self._purse = purse
         self._share = None if isinstance(route.estimator, NoEstimator) else self._controller()
         self._recent: deque[bool] = deque(maxlen=_RECENT)
         self.keep_at = route.bar.keep_at
@@ -54,12 +46,11 @@ class GoalControl:
     def serves(self, config: RouteConfig, route: Route) -> bool:
         """Whether another snapshot's route may go on with what this one has learnt."""
         mine, other = self._route.saved, route.saved
-        return (config.goal, config.weak, config.strong, config.router) == (
-            self._config.goal,
-            self._config.weak,
-            self._config.strong,
-            self._config.router,
-        ) and (mine and mine.card.name) == (other and other.card.name)
+        return (
+            config == self._config
+            and type(route.estimator) is type(self._route.estimator)
+            and (mine and mine.card.name) == (other and other.card.name)
+        )
 
     @property
     def strong_share(self) -> float | None:
@@ -82,7 +73,7 @@ class GoalControl:
         rule = self._route.rule()
         if self._share is None:
             return rule
-        if self._pacer is not None and (share := self._pacer.share()) is not None:
+        if self._purse is not None and (share := self._purse.share()) is not None:
             self._share.aim_at(share)
         bar = self._share.keep_at(float(self._rng.random()))
         if not self._by_gain:
@@ -112,31 +103,6 @@ class GoalControl:
                 score = -estimate.gain
         self._share.observe(score, escalated=escalated)
 
-    def may_spend(self, worst_usd: float | None) -> bool:
-        """Whether a strong call of that worst cost is within the budget, if there is one."""
-        return self._pacer is None or (worst_usd is not None and self._pacer.allows(worst_usd))
-
-    def reserve(self, worst_usd: float | None, *, serve: Role) -> Reservation | None:
-        """Set the most that a request may cost aside; ``None`` when that is not left.
-
-        A budget per 1,000 requests stops strong calls alone: the weak model serves in any case.
-        """
-        if self._pacer is None or worst_usd is None:
-            return None
-        if serve == "weak" and isinstance(self._config.goal, CostGoal):
-            return self._pacer.charge(worst_usd, serve=serve)
-        return self._pacer.reserve(worst_usd, serve=serve)
-
-    @property
-    def has_budget(self) -> bool:
-        """Whether the goal is a sum of money."""
-        return self._pacer is not None
-
-    def settle(self, reservation: Reservation, usd: float | None, *, serve: Role) -> None:
-        """What it cost in truth, and who served it in the end."""
-        if self._pacer is not None:
-            self._pacer.settle(reservation, usd, serve=serve)
-
     def _controller(self) -> ShareController | None:
         goal, held_out = self._config.goal, self._route.held_out
         if not isinstance(goal, StrongShareGoal | CostGoal | DailyCostGoal):
@@ -155,16 +121,6 @@ def _scores(held_out: HeldOut, *, by_gain: bool) -> list[float]:
         scores = (scores - held_out.p_strong)[np.isfinite(held_out.p_strong)]
     shuffled = np.random.default_rng(0).permutation(scores)
     return [float(score) for score in shuffled]
-
-
-def _pacer(goal: Goal, clock: Callable[[], float], spent_usd: float) -> BudgetPacer | None:
-    match goal:
-        case CostGoal():
-            return BudgetPacer.per_1k(goal.usd_per_1k)
-        case DailyCostGoal():
-            return BudgetPacer.per_day(goal.usd_per_day, clock=clock, already_spent_usd=spent_usd)
-        case _:
-            return None
 
 
 def _goal_words(goal: Goal) -> str:

@@ -12,6 +12,7 @@ from foretell.gateway._admission import Ticket
 from foretell.gateway._callers import Caller
 from foretell.gateway._chat_request import ChatRequest, Control
 from foretell.gateway._snapshot import ServedRoute, Snapshot, WeakSide
+from foretell.gateway._traces import TraceSpan
 from foretell.policy import Reservation
 from foretell.records import Decision
 from foretell.runtime import Considered
@@ -41,6 +42,7 @@ class Exchange:
     ticket: Ticket
     snapshot: Snapshot
     headers: Mapping[str, str]
+    span: TraceSpan
     response_id: str
     api: Api = "chat"
     started: float = field(default_factory=perf_counter)
@@ -85,11 +87,12 @@ class Exchange:
         return max(0.0, perf_counter() - self.started - self.weak_s - self.upstream_s)
 
     def settle_goal(self, cost_usd: float | None) -> None:
-        """Tell the goal's purse what was spent of what it set aside."""
+        """Tell the route's purse what was spent of what it set aside."""
         reservation, self.reservation = self.reservation, None
-        if reservation is not None and self.side is not None:
+        purse = None if self.route is None else self.route.purse
+        if reservation is not None and purse is not None:
             serve = reservation.serve if self.decision is None else self.decision.serve
-            self.side.control.settle(reservation, cost_usd, serve=serve)
+            purse.settle(reservation, cost_usd, serve=serve)
 
 
 def decision_block(exchange: Exchange, model: str, cost_usd: float | None) -> dict[str, Any]:
@@ -133,7 +136,7 @@ def decision_headers(exchange: Exchange, model: str) -> dict[str, str]:
         return {"x-request-id": exchange.id}
     headers = {
         "x-request-id": exchange.id,
-        "x-foretell-model": model,
+        "x-foretell-model": _header_text(model),
         "x-foretell-decision": decision.action,
         "x-foretell-reason": _header_text(decision.reason),
         "x-foretell-overhead-ms": f"{exchange.overhead_s() * 1e3:.3f}",
@@ -142,7 +145,7 @@ def decision_headers(exchange: Exchange, model: str) -> dict[str, str]:
         headers["x-foretell-p-success"] = f"{decision.p_success:.4f}"
         headers["x-foretell-threshold"] = f"{min(decision.keep_at, 1.0):.4f}"
     if probe := probe_name(decision):
-        headers["x-foretell-probe"] = probe
+        headers["x-foretell-probe"] = _header_text(probe)
     if decision.cause is not None:
         headers["x-foretell-cause"] = decision.cause
     if exchange.session is not None:

@@ -43,6 +43,21 @@ FEEDBACK_SCHEMA: Final[dict[str, Any]] = {
 }
 
 
+_NAMES: Final[dict[str, tuple[bool, dict[str, Any]]]] = {
+    name: (True, {"type": "string", "minLength": 1, "maxLength": 128})
+    for name in ("request_id", "metric")
+}
+FEEDBACK_QUERIES: Final[dict[str, dict[str, tuple[bool, dict[str, Any]]]]] = {
+    "get": {"request_id": _NAMES["request_id"]},
+    "delete": {
+        **_NAMES,
+        "source": (True, FEEDBACK_SCHEMA["properties"]["source"]),
+        "author": (False, {"type": "string", "maxLength": 128}),
+    },
+}
+"""What the query names, by method: whether it must, and its schema."""
+
+
 async def put_feedback(gateway: Gateway, caller: Caller, raw: dict[str, Any]) -> Response:
     """Keep it; the answer comes once it is durable."""
     given, dryrun = _feedback(raw)

@@ -25,6 +25,7 @@ from foretell.gateway._exchange import Exchange
 from foretell.gateway._logs import log_request
 from foretell.gateway._memory import ResponseMemory
 from foretell.gateway._metrics import LiveState, Metrics
+from foretell.gateway._reachability import warn_of_unreachable
 from foretell.gateway._records import record_of
 from foretell.gateway._responses_api import kept_messages
 from foretell.gateway._service import Service
@@ -41,7 +42,7 @@ _logger = logging.getLogger(__name__)
 
 _THREADS: Final = 64
 _VERSIONS_KEPT: Final = 20
-_PATIENCE_S: Final = 5.0
+_PATIENCE_S: Final = 3.0
 """How long the end waits for models that are being opened or freed."""
 _FLUSH_S: Final = 2.0
 
@@ -119,22 +120,31 @@ class Gateway:
     # A request's life
 
     def exchange(
-        self, caller: Caller, request: ChatRequest, *, id_prefix: str, **details: Any
+        self,
+        caller: Caller,
+        request: ChatRequest,
+        *,
+        id_prefix: str,
+        headers: Mapping[str, str],
+        **details: Any,
     ) -> Exchange:
         """A request that was let in, with the configuration that it will keep.
 
         The caller leaves it by ``finish`` or ``forget``.
         """
         ticket = self.admission.enter(caller, request.model)
-        unique = uuid4().hex
+        snapshot, unique = self.snapshot.take(), uuid4().hex
+        asked = request.model if snapshot.knows(request.model) else "unknown"
         exchange = Exchange(
             id=f"req-{unique}",
             response_id=f"{id_prefix}{unique}",
             created=int(self.clock()),
             caller=caller,
             ticket=ticket,
-            snapshot=self.snapshot.take(),
+            snapshot=snapshot,
             request=request,
+            headers=headers,
+            span=self.traces.request_span(asked, headers, streamed=request.stream),
             **details,
         )
         self._under_way[exchange.id] = exchange
@@ -168,6 +178,7 @@ class Gateway:
             decision = exchange.decision
             probe_ms = None if decision is None else decision.probe_ms
             self.metrics.served(record, probe_s=None if probe_ms is None else probe_ms / 1e3)
+            exchange.span.served(record)
             log_request(record)
             if self.recorder is not None and decision is not None:
                 self.recorder.put(record)
@@ -176,6 +187,7 @@ class Gateway:
 
     def _leave(self, exchange: Exchange) -> None:
         exchange.ticket.release()
+        exchange.span.end()
         self._under_way.pop(exchange.id, None)
         exchange.over.set()
         if exchange.snapshot.put_back():
@@ -187,11 +199,11 @@ class Gateway:
         """Open the models of the first configuration; the gateway answers meanwhile."""
         async with self._changing:
             snapshot = self.snapshot
-            await self._keep_version(self.active)
-            try:
-                await self._in_thread(lambda: self._load(snapshot, None))
-            except Exception:
-                _logger.exception("loading failed; what is not loaded declines every query")
+            await asyncio.gather(
+                self._in_thread(lambda: self._load(snapshot, None)),
+                warn_of_unreachable(snapshot.config.models),
+                self._keep_version(self.active),
+            )
             for name, route in snapshot.routes.items():
                 if route.waits_for is not None:
                     _logger.warning(

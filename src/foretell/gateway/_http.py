@@ -8,7 +8,9 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from fastapi import Request
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from foretell.gateway._bodies import json_bytes
@@ -70,7 +72,8 @@ async def unless_gone(receive: Receive, work: Awaitable[_Result]) -> _Result:
 class EventStream(Response):
     """Server-sent events; ``after`` runs once, however the stream ends.
 
-    When the caller leaves, what makes the events is closed at once, not at the next event.
+    When the caller leaves, what makes the events is closed at once, not at the next event. When
+    the request is cancelled, since the gateway stops, what ``cut`` says is the last event.
     """
 
     media_type = "text/event-stream"
@@ -80,24 +83,28 @@ class EventStream(Response):
         events: AsyncIterator[bytes],
         *,
         headers: Mapping[str, str],
+        cut: Callable[[], bytes],
         after: Callable[[], Awaitable[None]],
     ) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         self._events = events
+        self._cut = cut
         self._after = after
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send all of it, or until the caller leaves."""
         try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             with suppress(CallerGoneError):
                 await unless_gone(receive, self._send(send))
+        except asyncio.CancelledError:
+            await send({"type": "http.response.body", "body": self._cut(), "more_body": False})
         finally:
             await self._after()
 
     async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for event in self._events:
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -117,6 +124,21 @@ def error_response(error: ApiError, *, request_id: str | None = None) -> Respons
     """What a caller gets instead of an answer."""
     headers = {**error.headers, **({} if request_id is None else {"x-request-id": request_id})}
     return json_response(error.body(), status=error.status, headers=headers)
+
+
+def not_here(request: Request, error: HTTPException) -> ApiError:
+    """No such path, or a method that it does not have."""
+    if error.status_code != 405:
+        return ApiError(error.status_code, "there is nothing at this path", code="not_found")
+    path = request.url.path
+    found = [route for route in request.app.routes if isinstance(route, Route)]
+    methods = {m for route in found if route.path_regex.match(path) for m in route.methods or ()}
+    return ApiError(
+        405,
+        f"method {request.method} is not allowed here",
+        code="method_not_allowed",
+        headers={"Allow": ", ".join(sorted(methods))},
+    )
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 
-from foretell.errors import CancelledError
+from foretell.errors import CancelledError, RoutingError
 from foretell.gateway._local_answers import LocalAnswer
 from foretell.records import Answer
 
+_logger = logging.getLogger(__name__)
+
 Run = Callable[[Callable[[str], None]], Answer]
 """Makes the whole answer, telling each piece of its text; what the teller raises ends it."""
+
+
+class EngineFailedError(RoutingError):
+    """A model here failed in a way that nobody foresaw; the log says how."""
+
+
+@contextmanager
+def foreseen() -> Generator[None]:
+    """Turns what no engine should raise into ``EngineFailedError``: another model may do better."""
+    try:
+        yield
+    except RoutingError:
+        raise
+    except Exception as error:
+        _logger.exception("a model in this process failed")
+        raise EngineFailedError("the model failed; the gateway's log says how") from error
 
 
 class LocalSource:
@@ -101,7 +121,8 @@ class LocalSource:
             if self._streamed and piece:
                 loop.call_soon_threadsafe(self._take, piece)
 
-        return self._run(tell)
+        with foreseen():
+            return self._run(tell)
 
     def _take(self, piece: str) -> None:
         self._pieces.append(piece)

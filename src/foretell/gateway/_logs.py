@@ -84,8 +84,9 @@ def configure_logs(
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
-    # One line for each request is written here, and says more.
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    # What they say of each start, step and request is said here, and once.
+    for name in ("uvicorn.error", "uvicorn.access", "alembic"):
+        logging.getLogger(name).setLevel(max(lowest, logging.WARNING))
     logging.captureWarnings(capture=True)
     threading.excepthook = _log_thread_failure
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from foretell.config import ModelConfig, OpenAIModel
@@ -14,7 +15,7 @@ from foretell.gateway._local_answers import LocalAnswer
 from foretell.policy import Abilities
 from foretell.records import Answer, content_text
 from foretell.runtime import AnsweringModel
-from foretell.upstreams import Target
+from foretell.upstreams import Target, UpstreamCallError
 
 OnAttempt = Callable[[str, int | None], None]
 """Told how each attempt ended: a word, and the HTTP status if there was one."""
@@ -42,12 +43,18 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What one request needs of whoever answers it."""
+    """What one request needs of whoever answers it.
+
+    ``patience_s`` is how long an upstream is waited for that asks to be left alone. ``headers`` go
+    with a call of one.
+    """
 
     request: ChatRequest
     id: str
     created: int
     on_attempt: OnAttempt
+    patience_s: float
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Member(Protocol):
@@ -66,6 +73,10 @@ class Member(Protocol):
         """Begin an answer; raises ``UpstreamCallError`` or another ``RoutingError``."""
         ...
 
+    def without_secrets(self, text: str) -> str:
+        """What it said, fit for a caller to read."""
+        ...
+
 
 class RemoteMember:
     """A model behind an API: its bytes are passed through as they are."""
@@ -78,8 +89,24 @@ class RemoteMember:
 
     async def open(self, call: Call) -> Source:
         """One call, with retries and breaker."""
-        body = upstream_body(call.request, self.config.model)
-        return await self.target.open("/chat/completions", body, on_attempt=call.on_attempt)
+        opened = await self.target.open(
+            "/chat/completions",
+            upstream_body(call.request, self.config.model),
+            headers=call.headers,
+            on_attempt=call.on_attempt,
+            patience_s=call.patience_s,
+        )
+        if call.request.stream and opened.content_type != "text/event-stream":
+            await opened.close()
+            raise UpstreamCallError(
+                f"model {self.name!r} answered with {opened.content_type[:40]!r} instead of a "
+                "stream of events"
+            )
+        return opened
+
+    def without_secrets(self, text: str) -> str:
+        """Without the key that it is called with."""
+        return self.target.without_key(text)
 
 
 class LocalMember:
@@ -97,14 +124,20 @@ class LocalMember:
         self.config = config
         self.abilities = abilities_of(config, context_tokens)
         self._open_model = open_model
+        self._opening = threading.Lock()
         self._executor = executor
+
+    def load(self) -> AnsweringModel:
+        """Open the model, once; may take long."""
+        with self._opening:
+            return self._open_model()
 
     async def open(self, call: Call) -> Source:
         """Make the answer here."""
         request = call.request
 
         def run(tell: Callable[[str], None]) -> Answer:
-            return self._open_model().answer(request.messages, request.sampling, tell)
+            return self.load().answer(request.messages, request.sampling, tell)
 
         return await LocalSource(
             run,
@@ -115,6 +148,10 @@ class LocalMember:
             include_usage=True,
             executor=self._executor,
         ).open()
+
+    def without_secrets(self, text: str) -> str:
+        """As it is: a model here knows none."""
+        return text
 
 
 def _beginning(request: ChatRequest) -> str:

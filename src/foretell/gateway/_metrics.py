@@ -57,10 +57,22 @@ CAUSES: Final = frozenset(
 """Why a query is declined (``Decision.cause``): the words of what a request needs and a model
 cannot do, and of what keeps a probe from being asked. Any other word is counted as ``other``."""
 
+DIVERSIONS: Final = frozenset(
+    (
+        *("breaker_open", "broke_off", "busy", "context_window", "error", "refused", "timeout"),
+        *("unauthorised", "unreachable"),
+        *("context", "engine_busy", "engine_failed", "prompt"),
+        *("budget", "escalations"),
+    )
+)
+"""Why a request was served by another model than the one that should (``fallback``), or without
+asking the probe (``pinned``): how a call failed, how the weak model did, or what is used up."""
+
 REJECTIONS: Final = frozenset(
     (
         "body_too_large",
         "concurrency_limit_exceeded",
+        "host_not_allowed",
         "insufficient_quota",
         "invalid_api_key",
         "invalid_header",
@@ -68,7 +80,6 @@ REJECTIONS: Final = frozenset(
         "invalid_type",
         "invalid_value",
         "keys_unavailable",
-        "missing_field",
         "missing_required_parameter",
         "model_not_allowed",
         "model_not_found",
@@ -78,7 +89,6 @@ REJECTIONS: Final = frozenset(
         "rate_limit_exceeded",
         "timeout",
         "unknown_domain",
-        "unknown_field",
         "unknown_parameter",
         "unsupported_request",
         "unsupported_value",
@@ -158,6 +168,11 @@ class Metrics:
         )
         self._declined = self._counter(
             "declined", "Queries that no usable estimate was made for", ("route", "cause")
+        )
+        self._diverted = self._counter(
+            "diverted",
+            "Requests that something else than an estimate decided: a failure, or what is used up",
+            ("route", "decision", "cause"),
         )
         self._overhead = self._histogram(
             "overhead_seconds",
@@ -240,11 +255,15 @@ class Metrics:
         route = self._route(record.route)
         model = record.model if record.model in self._models else _OTHER
         meters = self._served.get((route, model)) or self._bind(route, model)
-        outcome = (route, record.action, model, _status_class(record.status))
+        action = record.action if record.action in _ACTIONS else _OTHER
+        outcome = (route, action, model, _status_class(record.status))
         (self._outcomes.get(outcome) or self._bind_outcome(outcome)).inc()
         if record.action == "declined":
             cause = record.cause if record.cause in CAUSES else _OTHER
             self._declined.labels(route, cause).inc()
+        elif record.cause is not None:
+            cause = record.cause if record.cause in DIVERSIONS else _OTHER
+            self._diverted.labels(route, outcome[1], cause).inc()
         meters.seconds.observe(record.seconds)
         meters.gen_ai_duration.observe(record.seconds)
         if record.first_byte_s is not None:
@@ -314,12 +333,7 @@ class Metrics:
         )
 
     def _bind_outcome(self, outcome: tuple[str, str, str, str]) -> Counter:
-        route, decision, model, status_class = outcome
-        decision = decision if decision in _ACTIONS else _OTHER
-        return self._outcomes.setdefault(
-            (route, decision, model, status_class),
-            self._requests.labels(route, decision, model, status_class),
-        )
+        return self._outcomes.setdefault(outcome, self._requests.labels(*outcome))
 
     def _counter(self, name: str, description: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(f"foretell_{name}", description, labels, registry=self._registry)

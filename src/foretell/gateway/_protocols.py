@@ -34,6 +34,7 @@ def guarded_protocol(header_timeout_s: float) -> type[HttpToolsProtocol]:
         _in_headers = True
         _header_bytes = 0
         _requests = 0
+        _refused = False
         _running: RequestResponseCycle | None = None
 
         def connection_made(self, transport: Any) -> None:
@@ -45,11 +46,13 @@ def guarded_protocol(header_timeout_s: float) -> type[HttpToolsProtocol]:
             super().connection_lost(exc)
             # The parent tells the newest request alone; of several that were sent at once, the one
             # being answered is another.
-            if self._running is not None and not self._running.response_complete:
+            if not self._idle and self._running is not None:
                 self._running.disconnected = True
                 self._running.message_event.set()
 
         def data_received(self, data: bytes) -> None:
+            if self._refused:
+                return
             before = self._in_headers, self._requests
             super().data_received(data)
             # What came with the end of a request before it is small enough not to be counted.
@@ -75,7 +78,7 @@ def guarded_protocol(header_timeout_s: float) -> type[HttpToolsProtocol]:
         def on_headers_complete(self) -> None:
             self._stop_timer()
             self._in_headers = False
-            if self.transport.is_closing():
+            if self._over:
                 return
             if sum(len(name) + len(value) for name, value in self.headers) > MOST_HEADER_BYTES:
                 self._refuse_headers()
@@ -83,11 +86,11 @@ def guarded_protocol(header_timeout_s: float) -> type[HttpToolsProtocol]:
             super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
-            if not self.transport.is_closing():
+            if not self._over:
                 super().on_body(body)
 
         def on_message_complete(self) -> None:
-            if self.transport.is_closing():
+            if self._over:
                 return
             if self._idle:  # the rest of a body that was refused
                 self._limit_time()
@@ -100,6 +103,12 @@ def guarded_protocol(header_timeout_s: float) -> type[HttpToolsProtocol]:
             if answered is not None and answered.more_body:
                 self._limit_time()
 
+        def shutdown(self) -> None:
+            if self._refused:
+                self.transport.close()
+            else:
+                super().shutdown()
+
         def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - ours says the same
             self._refuse(ApiError(400, "this is not HTTP/1.1", code="invalid_http"))
 
@@ -109,6 +118,10 @@ def guarded_protocol(header_timeout_s: float) -> type[HttpToolsProtocol]:
 
         def _unsupported_upgrade_warning(self) -> None:
             """Callers may ask for WebSockets as often as they like; it is not worth a line."""
+
+        @property
+        def _over(self) -> bool:
+            return self._refused or self.transport.is_closing()
 
         @property
         def _idle(self) -> bool:
@@ -134,21 +147,28 @@ def guarded_protocol(header_timeout_s: float) -> type[HttpToolsProtocol]:
             )
 
         def _refuse(self, error: ApiError) -> None:
-            """Answer what is no request, or its broken body, unless another answer comes first."""
-            if self.transport.is_closing():
+            """Answer what is no request, or its broken body, unless another answer comes first.
+
+            What else arrives is thrown away for a while: a connection that is closed at once is
+            reset, and the answer may be lost.
+            """
+            if self.transport.is_closing() or self._refused:
                 return
             running = self._running
-            if self._idle or (
-                running is not None
-                and running is self.cycle
-                and running.more_body
-                and not running.response_started
-            ):
-                body = json_bytes(error.body())
-                self.transport.write(
-                    b"%bcontent-type: application/json\r\ncontent-length: %d\r\n"
-                    b"connection: close\r\n\r\n%b" % (STATUS_LINE[error.status], len(body), body)
-                )
-            self.transport.close()
+            if running is not None and not running.response_complete:
+                its_body = running is self.cycle and running.more_body
+                if running.response_started or not its_body:
+                    self.transport.close()
+                    return
+                running.disconnected = True
+                running.message_event.set()
+            self._refused = True
+            body = json_bytes(error.body())
+            self.transport.write(
+                b"%bcontent-type: application/json\r\ncontent-length: %d\r\n"
+                b"connection: close\r\n\r\n%b" % (STATUS_LINE[error.status], len(body), body)
+            )
+            self.transport.write_eof()
+            self._limit_time()
 
     return GuardedProtocol

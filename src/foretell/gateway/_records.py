@@ -21,7 +21,8 @@ def record_of(
     costs = None if answering is None else answering.costs()
     if costs is None or answering is None:
         costs = Costs(weak=0.0, strong=0.0, always_strong=None)
-    model = exchange.request.model if answering is None else answering.member
+    # What nothing here is called by is the caller's own text.
+    asked = "" if decision is None else exchange.request.model
     found = exchange.considered
     prefill = None if found is None else found.prefill
     return RequestRecord(
@@ -30,7 +31,7 @@ def record_of(
         key_id=exchange.caller.key_id,
         route=None if exchange.route is None else exchange.route.name,
         domain=exchange.domain,
-        model=model,
+        model=asked if answering is None else answering.member,
         serve=None if decision is None or exchange.route is None else decision.serve,
         action="bypass" if decision is None else decision.action,
         cause=None if decision is None else decision.cause,

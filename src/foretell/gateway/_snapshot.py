@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -18,11 +19,15 @@ from foretell.errors import RoutingError
 from foretell.gateway._control import GoalControl
 from foretell.gateway._errors import ApiError
 from foretell.gateway._members import LocalMember, Member, RemoteMember, abilities_of
+from foretell.gateway._purse import RoutePurse
 from foretell.policy import Abilities, PrefillDeadlines
 from foretell.prefill import Progress
 from foretell.records import Message
 from foretell.runtime import EngineShelf, Explainer, Foretell, Route
+from foretell.store import model_key
 from foretell.upstreams import Target
+
+_logger = logging.getLogger(__name__)
 
 _WARM_UP: tuple[Message, ...] = ({"role": "user", "content": "Good morning. " * 16},)
 
@@ -62,7 +67,7 @@ class ServedRoute:
     """A route as it is served.
 
     ``sides`` are empty until the weak model is loaded; ``waits_for`` says what is missing until
-    then, or for good when it cannot be loaded.
+    then, or for good when it cannot be loaded. ``purse`` is ``None`` where the goal is no budget.
     """
 
     name: str
@@ -71,6 +76,7 @@ class ServedRoute:
     pool: Mapping[str, Member]
     weak_abilities: Abilities
     deadlines: PrefillDeadlines
+    purse: RoutePurse | None
     sides: dict[str, WeakSide] = field(default_factory=dict[str, WeakSide])
     waits_for: NoSide | None = LOADING
 
@@ -144,20 +150,31 @@ class Snapshot:
         since midnight; ``previous`` hands on what its unchanged routes have learnt.
         """
         for name, served in self.routes.items():
+            _open_purse(served, previous, clock, lambda name=name: spent_today(name))
+        for name, served in self.routes.items():
             try:
-                sides = self._sides(name, served, now, clock, spent_today, previous, progress)
-            except RoutingError as error:
+                sides = self._sides(name, served, now, previous, progress)
+            except Exception as error:
+                why: object = error
+                if not isinstance(error, RoutingError):
+                    _logger.exception("the weak model of route %r cannot be used", name)
+                    why = "a defect, of which the log tells more"
                 served.waits_for = NoSide(
-                    "weak_unavailable", f"the weak model cannot be used: {error}"
+                    "weak_unavailable", f"the weak model cannot be used: {why}"
                 )
                 continue
             served.sides = sides
             served.waits_for = None
+        self._load_answering()
 
     @property
     def loaded(self) -> bool:
         """Whether nothing is being waited for any more."""
         return all(route.waits_for is not LOADING for route in self.routes.values())
+
+    def knows(self, name: str) -> bool:
+        """Whether a route or a model is called that."""
+        return name in self.routes or name in self.members
 
     def take(self) -> Snapshot:
         """One more request uses it."""
@@ -200,6 +217,7 @@ class Snapshot:
             deadlines=PrefillDeadlines(
                 floor_s=config.deadline.floor_ms / 1e3, times=config.deadline.times_p95
             ),
+            purse=RoutePurse.of(config.goal),
         )
 
     def _sides(
@@ -207,8 +225,6 @@ class Snapshot:
         name: str,
         served: ServedRoute,
         now: datetime,
-        clock: Callable[[], float],
-        spent_today: Callable[[str], float],
         previous: Snapshot | None,
         progress: Progress | None,
     ) -> dict[str, WeakSide]:
@@ -224,24 +240,59 @@ class Snapshot:
                 control = before.control
             else:
                 control = GoalControl(
-                    served.config,
-                    route,
-                    clock=clock,
-                    spent_usd=spent_today(name),
-                    rng=np.random.default_rng(),
+                    served.config, route, purse=served.purse, rng=np.random.default_rng()
                 )
-            explainer = Explainer.of_route(route, served.config, self.foretell.open_store)
+            explainer = Explainer.of_route(
+                route,
+                served.config,
+                self.foretell.open_store,
+                strong_model=self._stored_as(served.config.strong[0]),
+            )
             sides[domain or ""] = WeakSide(domain, route, control, explainer)
         engine = next(iter(sides.values())).route.engine
         served.weak_abilities = abilities_of(
             self.config.models[served.config.weak], engine.context_tokens
         )
-        if old is not None and old.config.weak == served.config.weak:
+        if old is not None and (old.config.weak, old.config.deadline) == (
+            served.config.weak,
+            served.config.deadline,
+        ):
             served.deadlines = old.deadlines
         self._warm_up(served, next(iter(sides.values())).route)
         return sides
+
+    def _stored_as(self, name: str) -> str | None:
+        """The key of a model's answers in the store; ``None`` where it takes opening it to know."""
+        model = self.config.models[name]
+        return model_key(model.model) if isinstance(model, OpenAIModel) else None
+
+    def _load_answering(self) -> None:
+        """Open what answers in this process, or its first callers would wait for it."""
+        for served in self.routes.values():
+            for member in (*served.strong, *served.pool.values()):
+                if isinstance(member, LocalMember):
+                    try:
+                        member.load()
+                    except RoutingError as error:
+                        _logger.warning("model %r cannot be opened: %s", member.name, error)
 
     def _warm_up(self, served: ServedRoute, route: Route) -> None:
         """One prefill, so that the first caller neither waits for it nor has no deadline."""
         with suppress(RoutingError), route.prefill(_WARM_UP, answer_tokens=1) as prefill:
             served.deadlines.observe(len(prefill.prompt.tokens), prefill.seconds)
+
+
+def _open_purse(
+    served: ServedRoute,
+    previous: Snapshot | None,
+    clock: Callable[[], float],
+    spent_today: Callable[[], float],
+) -> None:
+    """Go on with the purse of a route that has the same budget, or find out what is left."""
+    if served.purse is None:
+        return
+    old = None if previous is None else previous.routes.get(served.name)
+    if old is not None and old.purse is not None and old.purse.goal == served.purse.goal:
+        served.purse = old.purse
+    if not served.purse.is_open:
+        served.purse.open(clock=clock, spent_usd=spent_today())

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
 
-from foretell.errors import EngineBusyError, RoutingError
+from foretell.errors import ContextOverflowError, EngineBusyError, InputError, RoutingError
 from foretell.gateway._chat_request import ChatRequest
+from foretell.gateway._local import foreseen
 from foretell.policy import PrefillDeadlines
 from foretell.prefill import Prefill, Prompt
 from foretell.runtime import Considered, Route, Rule
@@ -112,7 +113,11 @@ async def prefilled(route: Route, request: ChatRequest, executor: Executor) -> P
 async def _before(
     limit: _Limit, work: Callable[[], _Found], executor: Executor, clock: Callable[[], float]
 ) -> _Found:
-    job = asyncio.get_running_loop().run_in_executor(executor, work)
+    def sound_work() -> _Found:
+        with foreseen():
+            return work()
+
+    job = asyncio.get_running_loop().run_in_executor(executor, sound_work)
     try:
         while not job.done():
             left = limit.at - clock()
@@ -140,4 +145,6 @@ def cause_of(error: RoutingError) -> str:
     """One word for what went wrong with the weak model."""
     if isinstance(error, TooSlowError):
         return "probe_slow"
+    if isinstance(error, InputError):
+        return "context" if isinstance(error, ContextOverflowError) else "prompt"
     return "engine_busy" if isinstance(error, EngineBusyError) else "engine_failed"

@@ -16,6 +16,8 @@ from foretell.config import (
     Config,
     CostGoal,
     DailyCostGoal,
+    OpenAIModel,
+    RecordedModel,
     RouteConfig,
     StrongShareGoal,
     load_config,
@@ -185,9 +187,10 @@ class Foretell:
             raise ConfigError(
                 f"no model is called {name!r}; known are {', '.join(sorted(self.config.models))}"
             )
-        if name in self._engines:
-            return EngineModel(name, self._engines[name], self.config.models[name].price)
-        return self.open_model(name)
+        config = self.config.models[name]
+        if name not in self._engines and isinstance(config, OpenAIModel | RecordedModel):
+            return self.open_model(name)
+        return EngineModel(name, self.open_engine(name), config.price)
 
     def open_store(self) -> Store:
         """The configured store; the caller closes it."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import Final, Protocol
 
 from foretell.config import (
     LlamacppModel,
@@ -20,6 +21,7 @@ from foretell.prefill import (
     Generation,
     PrefillEngine,
     Progress,
+    Prompt,
     requantise,
     resolve_weights,
 )
@@ -28,6 +30,9 @@ from foretell.records import Answer, Message, ModelIdentity, Sampling
 from foretell.upstreams import BlockingChat, OpenAIChatModel
 
 OnText = Callable[[str], None]
+
+_LEAST_ROOM: Final = 64
+"""Tokens of an answer that a context must have room for, unless fewer are asked for."""
 
 
 class AnsweringModel(Protocol):
@@ -172,8 +177,9 @@ class EngineModel:
     ) -> Answer:
         """Prefill without reading anything, then decode."""
         prompt = self._engine.render(messages)
-        with self._engine.prefill(prompt, answer_tokens=sampling.max_tokens) as prefill:
-            return drain(prefill.decode(sampling), on_text)
+        room = answer_room(self._engine, prompt, sampling.max_tokens)
+        with self._engine.prefill(prompt, answer_tokens=room) as prefill:
+            return drain(prefill.decode(replace(sampling, max_tokens=room)), on_text)
 
     def close(self) -> None:
         """Close the engine."""
@@ -242,6 +248,15 @@ class ReplayedModel:
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+def answer_room(engine: PrefillEngine, prompt: Prompt, answer_tokens: int) -> int:
+    """How long an answer an engine can give: as long as asked, or what its context holds.
+
+    Callers ask for thousands of tokens and need some dozen; a limit is no reason to refuse.
+    """
+    left = engine.context_tokens - len(prompt.tokens)
+    return min(answer_tokens, max(left, _LEAST_ROOM))
 
 
 def asking(model: AnsweringModel, *, max_tokens: int = 16) -> Callable[[Sequence[Message]], str]:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -29,14 +29,11 @@ from foretell.records import (
 )
 from foretell.runtime._estimators import NearestEstimator, OutsideEstimator, ProbeEstimator
 from foretell.runtime._goals import Bar
-from foretell.runtime._models import AnsweringModel, OnText, drain
+from foretell.runtime._models import AnsweringModel, OnText, answer_room, drain
 from foretell.runtime._rules import Rule
 from foretell.upstreams import cost_usd
 
 Estimator = ProbeEstimator | NearestEstimator | OutsideEstimator
-
-_LEAST_ROOM: Final = 64
-"""Tokens of an answer that a context must have room for, unless fewer are asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,12 +286,8 @@ class Route:
         return self._weak.prefill(prompt, answer_tokens=room, given_up=given_up)
 
     def room(self, prompt: Prompt, answer_tokens: int) -> int:
-        """How long an answer the weak model can give: as long as asked, or what its context holds.
-
-        Callers ask for thousands of tokens and need some dozen; a limit is no reason to refuse.
-        """
-        left = self._weak.context_tokens - len(prompt.tokens)
-        return min(answer_tokens, max(left, _LEAST_ROOM))
+        """How long an answer the weak model can give; see ``answer_room``."""
+        return answer_room(self._weak, prompt, answer_tokens)
 
     def _gate(
         self, estimator: ProbeEstimator | NearestEstimator, prompt: Prompt, rule: Rule

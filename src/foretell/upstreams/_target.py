@@ -126,6 +126,11 @@ class Target:
                 raise error
             await asyncio.sleep(wait_s)
 
+    def without_key(self, text: str) -> str:
+        """What an upstream said, fit for others to read: the API key is left out."""
+        key = self._environment.get(self._key_variable) if self._key_variable else None
+        return without_key(text, key)
+
     async def aclose(self) -> None:
         """Break off the answers under way and close its connections; safe to call twice."""
         self._closed = True
