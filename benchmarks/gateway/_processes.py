@@ -64,6 +64,17 @@ class Program:
 
 
 @contextmanager
+def on_core(core: int) -> Generator[None]:
+    """Keep this thread, and those it starts, on one core meanwhile."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
 def mock_upstream(folder: Path) -> Generator[Program]:
     """The upstream of ``mock_upstream.py``."""
     log = folder / "mock.log"

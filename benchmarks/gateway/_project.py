@@ -36,7 +36,10 @@ def make_project(folder: Path, upstream: str, *, queries: int = 240) -> None:
 
 
 def config(
-    upstream: str, *, goal: Mapping[str, float] | None = None, server: Mapping[str, Any] | None = None
+    upstream: str,
+    *,
+    goal: Mapping[str, float] | None = None,
+    server: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Three routes to the same models: by the probe, always strong, and by chance."""
     shared = {"weak": "small", "strong": ["large"], "domain": DOMAIN}

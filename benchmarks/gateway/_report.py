@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-
 from benchmarks._machine import Ratio, describe_machine
 
 
@@ -36,7 +35,9 @@ def report(
     if as_json:
         print(json.dumps(result, indent=1, default=_plain), flush=True)
         return result
-    print(f"\n{name}: {machine['processor']}, {machine['cores']} cores, load {machine['load_1min']}")
+    print(
+        f"\n{name}: {machine['processor']}, {machine['cores']} cores, load {machine['load_1min']}"
+    )
     print("\n| what | measured | goal | |\n|---|---|---|---|")
     for row in rows:
         verdict = "" if row.met is None else "met" if row.met else "missed"

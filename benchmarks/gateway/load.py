@@ -30,7 +30,6 @@ from urllib.parse import urlsplit
 import httptools
 import numpy as np
 import uvloop
-
 from benchmarks.gateway.mock_upstream import PIECE
 
 _OVERHEAD = b"x-foretell-overhead-ms"
@@ -44,26 +43,28 @@ _GIVE_UP_S = 30.0
 class Reply:
     """What came back; times in nanoseconds of ``time.monotonic_ns``.
 
-    ``pieces`` of a stream are when each came and how long it was under way.
+    ``marked`` is when the connection's mark came. ``pieces`` of a stream are when each came and
+    how long it was under way.
     """
 
     status: int = 0
     sent: int = 0
     first_byte: int = 0
+    marked: int = 0
     done: int = 0
     overhead_ms: float | None = None
     prefill_ms: float = 0.0
     decision: str = ""
     model: str = ""
     pieces: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-    body: list[bytes] = field(default_factory=list[bytes])
 
 
 class Connection(asyncio.Protocol):
     """One connection; one request at a time."""
 
-    def __init__(self, *, keep_body: bool = False) -> None:
-        self._keep_body = keep_body
+    def __init__(self, *, mark: bytes | None = None) -> None:
+        """``mark`` is what to note the first arrival of."""
+        self._mark = mark
         self._parser = httptools.HttpResponseParser(self)
         self._reply = Reply()
         self._waiter: asyncio.Future[Reply] | None = None
@@ -84,16 +85,22 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport, self.open = cast(asyncio.Transport, transport), True
+        """Begin."""
+        self._transport, self.open = cast("asyncio.Transport", transport), True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End what is under way."""
+        del exc
         self.open = False
         self._finish(0)
 
     def data_received(self, data: bytes) -> None:
+        """Take the time first, then read."""
         now = time.monotonic_ns()
         reply = self._reply
         reply.first_byte = reply.first_byte or now
+        if self._mark is not None and not reply.marked and self._mark in data:
+            reply.marked = now
         for match in PIECE.finditer(data):
             reply.pieces.append((now, now - int(match[1])))
         if prefill := _PREFILL.search(data):
@@ -101,6 +108,7 @@ class Connection(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser."""
         if name == _OVERHEAD:
             self._reply.overhead_ms = float(value)
         elif name == _DECISION:
@@ -108,11 +116,8 @@ class Connection(asyncio.Protocol):
         elif name == _MODEL:
             self._reply.model = value.decode()
 
-    def on_body(self, body: bytes) -> None:
-        if self._keep_body:
-            self._reply.body.append(body)
-
     def on_message_complete(self) -> None:
+        """Called by the parser."""
         keeps = self._parser.should_keep_alive()
         self._finish(self._parser.get_status_code())
         self._parser = httptools.HttpResponseParser(self)
@@ -130,11 +135,11 @@ class Connection(asyncio.Protocol):
 class Connections:
     """Idle connections to one address, and new ones where none is idle."""
 
-    def __init__(self, url: str, *, keep_body: bool = False) -> None:
+    def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        assert parts.hostname is not None and parts.port is not None
+        assert parts.hostname is not None
+        assert parts.port is not None
         self._address = parts.hostname, parts.port
-        self._keep_body = keep_body
         self._idle: list[Connection] = []
 
     async def take(self) -> Connection:
@@ -143,9 +148,7 @@ class Connections:
             if (connection := self._idle.pop()).open:
                 return connection
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
-            lambda: Connection(keep_body=self._keep_body), *self._address
-        )
+        _, connection = await loop.create_connection(Connection, *self._address)
         return connection
 
     def put_back(self, connection: Connection) -> None:

@@ -61,9 +61,10 @@ _HALF_A_SECOND = {"chunks": 5.0, "every": 0.1}
 
 
 def _json_answer(status: int, body: bytes) -> bytes:
-    return (
-        b"HTTP/1.1 %d Mock\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-        % (status, len(body), body)
+    return b"HTTP/1.1 %d Mock\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+        status,
+        len(body),
+        body,
     )
 
 
@@ -79,14 +80,18 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        """Begin."""
+        self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Give up what is under way."""
+        del exc
         self._transport = None
         if self._timer is not None:
             self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
+        """Answer once a request is whole."""
         received = self._received
         received += data
         head = received.find(b"\r\n\r\n")
@@ -103,7 +108,9 @@ class Connection(asyncio.Protocol):
             self._write(_OK)
             return
         wanted = dict(_HALF_A_SECOND)
-        for name, _, value in (word.partition(b"=") for word in (order[1] if order else b"").split()):
+        for name, _, value in (
+            word.partition(b"=") for word in (order[1] if order else b"").split()
+        ):
             wanted[name.decode()] = float(value)
         streamed = _STREAMED.search(body) is not None
         self._later(wanted.get("after", 0.0), partial(self._answer, wanted, streamed))

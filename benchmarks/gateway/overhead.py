@@ -1,6 +1,6 @@
 """What the gateway adds to a request, and how many a second it can take; LiteLLM beside it.
 
-python -m benchmarks.gateway.overhead [--seconds 5] [--rounds 6] [--litellm VENV/bin/python] [--json]
+python -m benchmarks.gateway.overhead [--seconds 5] [--rounds 6] [--litellm …/bin/python] [--json]
 
 The gateway (one process, one thread of Python at a time) has one core; the mock upstream and the
 callers share the other. In each round the same load goes to the upstream directly, through the
@@ -29,7 +29,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-
 from benchmarks._machine import paired_ratio
 from benchmarks.gateway._processes import KEY, Program, gateway, litellm, mock_upstream, run_load
 from benchmarks.gateway._project import DIRECTIONS, ENVIRONMENT, TEXT, make_project
@@ -77,9 +76,7 @@ class Bench:
         """Round by round, the quantile less that of the direct calls."""
         return [
             quantile(_without_prefill(run), q) - quantile(straight.total_ms, q)
-            for run, straight in zip(
-                self.runs[kind, way], self.runs[direct, DIRECT], strict=True
-            )
+            for run, straight in zip(self.runs[kind, way], self.runs[direct, DIRECT], strict=True)
         ]
 
     def failed(self) -> int:
@@ -144,10 +141,11 @@ def _rows(bench: Bench, options: argparse.Namespace, version: str | None) -> lis
     slow = [run.per_second for run in bench.runs["closed", LITELLM]]
     times = paired_ratio(fast, slow)
     errors = sum(run.failed for run in bench.runs["closed", LITELLM])
+    rates = f"{median(fast):,.0f} against {median(slow):,.0f}/s"
     rows.append(
         Row(
             what="foretell (bypass) ÷ LiteLLM, throughput",
-            measured=f"{times} ({median(fast):,.0f} against {median(slow):,.0f}/s; {errors} errors)",
+            measured=f"{times} ({rates}, {errors} errors)",
             goal="≥ 3",
             met=times.value >= 3,
         )
@@ -168,7 +166,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--rate", type=float, default=200.0)
     parser.add_argument("--probe-rate", type=float, default=50.0)
-    parser.add_argument("--shared-rate", type=float, default=50.0, help="beside LiteLLM")
+    parser.add_argument("--shared-rate", type=float, default=20.0, help="beside LiteLLM")
     parser.add_argument("--callers", type=int, default=32)
     parser.add_argument(
         "--litellm", type=Path, help="Python of a virtual environment with 'litellm[proxy]'"
@@ -179,7 +177,10 @@ def main() -> None:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         upstream = stack.enter_context(mock_upstream(folder))
         make_project(folder, upstream.url)
-        programs = {DIRECT: upstream, "gateway": stack.enter_context(gateway(folder, environment=ENVIRONMENT))}
+        programs = {
+            DIRECT: upstream,
+            "gateway": stack.enter_context(gateway(folder, environment=ENVIRONMENT)),
+        }
         other: dict[str, str] = {}
         if options.litellm is not None:
             programs[LITELLM] = stack.enter_context(

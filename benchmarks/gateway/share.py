@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import uvloop
-
 from benchmarks.gateway._processes import KEY, gateway, mock_upstream
 from benchmarks.gateway._project import ENVIRONMENT, TEXT, config, make_project, write_config
 from benchmarks.gateway._report import Row, report

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -26,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import uvloop
-
 from benchmarks.gateway._processes import (
     KEY,
     OTHER_CORE,
@@ -34,6 +32,7 @@ from benchmarks.gateway._processes import (
     gateway,
     get_json,
     mock_upstream,
+    on_core,
 )
 from benchmarks.gateway._project import (
     ADMIN_TOKEN,
@@ -268,8 +267,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    os.sched_setaffinity(0, {OTHER_CORE})
     with ExitStack() as stack:
+        stack.enter_context(on_core(OTHER_CORE))
         folder = Path(stack.enter_context(TemporaryDirectory()))
         upstream = stack.enter_context(mock_upstream(folder))
         make_project(folder, upstream.url)

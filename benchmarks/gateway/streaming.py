@@ -19,7 +19,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-
 from benchmarks.gateway._processes import KEY, Program, gateway, mock_upstream, run_load
 from benchmarks.gateway._project import ENVIRONMENT, make_project
 from benchmarks.gateway._report import Row, quantile, report
@@ -105,7 +104,9 @@ def main() -> None:
         "options": vars(options),
         "broken": broken,
         "added_ms": added,
-        "pieces": {f"{every:g} s, {way}": sum(map(len, runs)) for (every, way), runs in pieces.items()},
+        "pieces": {
+            f"{every:g} s, {way}": sum(map(len, runs)) for (every, way), runs in pieces.items()
+        },
         "direct_ms": {
             f"{every:g} s": {
                 f"p{100 * q:g}": quantile([v for r in pieces[every, "direct"] for v in r], q)

@@ -24,7 +24,7 @@ class Says:
     def check(self, queries):
         pass
 
-    def label(self, query, answer):
+    def label(self, query, answer):  # noqa: ARG002
         return self._label
 
 

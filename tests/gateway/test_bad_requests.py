@@ -453,6 +453,18 @@ def test_a_prompt_too_long_for_the_weak_model_goes_to_another(served: Served) ->
     assert answer.headers["x-foretell-cause"] == "context"
 
 
+def test_without_keys_pages_from_elsewhere_are_refused(
+    shared_toy: Path, large: ScriptedServer
+) -> None:
+    with serving(gateway_config(shared_toy, large.url), wait=False) as open_to_all:
+        for line in ("Host: evil.example", "Origin: https://evil.example", "Origin: null"):
+            answer = talk(open_to_all.url, post(CHAT, GOOD, line))
+            assert (answer.status, answer.error()["code"]) == (403, "host_not_allowed")
+        assert (
+            talk(open_to_all.url, post(CHAT, GOOD, "Origin: http://localhost:3000")).status == 200
+        )
+
+
 def test_nothing_of_all_that_is_left(served: Served) -> None:
     served.at_rest()
     until(lambda: served.gateway.admission.in_flight == 0)

@@ -23,6 +23,7 @@ from serving import (
     upstream,
 )
 
+from foretell.prefill import Weights
 from foretell.prefill.engines.tiny._handles import TinyPrefill
 from upstreams.scripted_server import WHOLE, ScriptedServer, answers, error, never_answers
 
@@ -195,3 +196,39 @@ def test_a_crowd_that_leaves_at_any_time_leaves_nothing(served: Served, large: S
     large.scripts.clear()
     nothing_is_left(served)
     until(lambda: open_files() <= files + 4)
+
+
+@pytest.fixture(scope="module")
+def real(shared_toy: Path, large: ScriptedServer, smollm2_weights: Weights) -> Generator[Served]:
+    """A real model, with room for one request at a time; without a probe it serves them all."""
+    small = {"engine": "llamacpp", "model": f"file:{smollm2_weights.path}", "threads": 1}
+    small |= {"parallel": 1, "requantise": False, "context_tokens": 1024}
+    config = gateway_config(
+        shared_toy,
+        large.url,
+        models={"small": small},
+        on_decline="weak",
+        server={"record": False},
+    )
+    with serving(config) as gateway:
+        yield gateway
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_who_leaves_a_real_model_frees_its_only_place(real: Served, stream: bool):
+    asked = [{"role": "user", "content": "Write a long story about the sea."}]
+    for _ in range(3):
+        if stream:
+            with real.streaming(asked, max_tokens=800) as (reply, events):
+                assert reply.headers["x-foretell-model"] == "small"
+                next(events)
+                next(events)
+        else:
+            with real.hanging(asked, max_tokens=800):
+                until(lambda: not real.threads_are_idle())
+        real.at_rest()
+    reply = real.chat(asked, max_tokens=2)
+    assert reply.status_code == 200
+    assert reply.headers["x-foretell-model"] == "small"
+    # 800 tokens would have taken far longer than all of this may.
+    assert real.metric("foretell_in_flight") == 0

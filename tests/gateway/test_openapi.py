@@ -32,7 +32,7 @@ def _with_names_that_mean_something(document: dict[str, Any]) -> dict[str, Any]:
             if "model" in body.get("schema", {}).get("properties", {}):
                 body["schema"]["properties"]["model"] = {"enum": MODELS}
             if path == "/v1/route":  # the same body as that of a chat completion, read the same way
-                names = ("model", "messages")
+                names = ["model", "messages"]
                 properties = {name: body["schema"]["properties"][name] for name in names}
                 body["schema"] = {"type": "object", "required": names, "properties": properties}
             if path == "/v1/models/{model}":
@@ -84,6 +84,7 @@ def refuses_only_what_json_schema_cannot_say(
         or (" whole number, got " in message and message.endswith(".0"))
         or error.get("code") == "unsupported_request"
         or " cannot take this request: " in message
+        or " messages is the user's" in message
     ), error
 
 

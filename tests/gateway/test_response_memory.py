@@ -26,8 +26,7 @@ def knows(memory: ResponseMemory, tenant: str, response_id: str) -> bool:
     try:
         memory.messages(tenant, response_id)
     except ApiError as error:
-        assert (error.status, error.param) == (404, "previous_response_id")
-        return False
+        return (error.status, error.param) != (404, "previous_response_id")
     return True
 
 

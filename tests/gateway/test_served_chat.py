@@ -183,8 +183,10 @@ def test_whatever_else_is_asked_reaches_the_strong_model(
         stop=["\n\n"],
         user="someone",
         extra_body={"top_k": 5, "vendor": {"thinking": "deep"}},
-        extra_headers={"x-foretell-route": "strong"},
+        extra_headers={"x-foretell-route": "strong", "x-somebody-elses": "business"},
     )
+    assert "x-somebody-elses" not in large.headers[-1]
+    assert large.headers[-1]["x-request-id"].startswith("req-")
     sent = large.requests[-1]
     assert sent["model"] == "big-1"
     assert [message["role"] for message in sent["messages"]] == [

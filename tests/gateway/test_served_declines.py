@@ -156,21 +156,30 @@ def test_an_engine_that_fails_is_done_without(
     assert forced.headers["x-foretell-model"] == "large"
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_a_decoding_that_fails_at_once_is_replaced(
-    served: Served, monkeypatch: pytest.MonkeyPatch, stream: bool
-):
+def test_a_decoding_that_fails_is_replaced(served: Served, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(served.engine(), "step", raising(ValueError("a defect")))
-    reply = served.chat(KEPT, stream=stream)
-    if stream:
-        # The first token was out before the second one failed.
-        events = sse_data(reply.text)
-        assert "[DONE]" not in events
-        assert json.loads(events[-1])["error"]["message"]
-        assert "a defect" not in reply.text
-    else:
-        assert reply.headers["x-foretell-decision"] == "fallback"
-        assert reply.headers["x-foretell-model"] == "large"
+    reply = served.chat(KEPT)
+    assert reply.headers["x-foretell-decision"] == "fallback"
+    assert reply.headers["x-foretell-model"] == "large"
+    served.at_rest()
+
+
+def test_a_decoding_that_fails_after_its_first_words_ends_in_an_error(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+):
+    heard = threading.Event()
+
+    def fail(*_: Any) -> Any:
+        assert heard.wait(10)
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(served.engine(), "step", fail)
+    with served.streaming(KEPT) as (_, events):
+        next(events)
+        heard.set()
+        *_, last = events
+    assert json.loads(last)["error"]["message"]
+    assert "a defect" not in last
     served.at_rest()
 
 

@@ -455,3 +455,12 @@ def test_what_failed_costs_nothing_and_what_broke_off_is_not_known(toy: Path):
         assert (broken.cost_usd, broken.strong_usd) == (None, None)
         assert broken.status == 502
         assert served.metric("foretell_cost_unknown_total", route="auto", model="large") == 1
+
+
+def test_a_query_that_was_declined_counts_as_such_though_another_model_answered(two: Two):
+    two.served.at_rest()
+    before = two.served.metric("foretell_declined_total", cause="n")
+    two.first.script(error(500, "no"))
+    assert two.served.chat(KEPT, n=2).headers["x-foretell-decision"] == "fallback"
+    two.served.at_rest()
+    assert two.served.metric("foretell_declined_total", cause="n") == before + 1

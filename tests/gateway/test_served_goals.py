@@ -72,10 +72,10 @@ def test_a_budget_per_1000_requests_is_spent_and_kept(toy: Path, large: Scripted
     budget = 0.02
     config = gateway_config(toy, large.url, goal={"usd_per_1k": budget})
     with serving(config) as served:
-        models = ask_many(served, drifting(300))
+        models = ask_many(served, drifting(200))
         spent = sum(record.cost_usd or 0 for record in served.records())
     assert spent == pytest.approx(models.count("large") * STRONG_USD, rel=0.1)
-    assert 0.8 * budget * 0.3 < spent < 1.1 * budget * 0.3
+    assert 0.8 * budget * 0.2 < spent < 1.1 * budget * 0.2
 
 
 def test_a_daily_budget_is_never_exceeded_and_a_restart_knows_what_was_spent(
@@ -89,24 +89,20 @@ def test_a_daily_budget_is_never_exceeded_and_a_restart_knows_what_was_spent(
         assert {reply.status_code for reply in replies} == {200}
         models = [reply.headers["x-foretell-model"] for reply in replies]
         assert models.count("large") > 0
-        while served.chat(ESCALATED, max_tokens=3).headers["x-foretell-model"] == "large":
+        forced = {"x-foretell-route": "strong"}
+        while (reply := served.chat(ESCALATED, max_tokens=3, headers=forced)).status_code == 200:
             pass
-        used_up = served.chat(ESCALATED, max_tokens=3)
-        assert used_up.headers["x-foretell-decision"] in ("pinned", "keep")
-        for control in ("strong", "off"):
-            refused = served.chat(
-                ESCALATED, max_tokens=3_000_000, headers={"x-foretell-route": control}
-            )
-            assert refused.status_code == 429
-            assert refused.json()["error"]["code"] == "insufficient_quota"
+        assert reply.status_code == 429
+        assert reply.json()["error"]["code"] == "insufficient_quota"
+        assert served.chat(ESCALATED, headers={"x-foretell-route": "off"}).status_code == 429
+        assert served.chat(ESCALATED, max_tokens=3).headers["x-foretell-model"] == "small"
         assert sum(record.cost_usd or 0 for record in served.records()) <= budget
         asked = len(large.requests)
     with serving(config) as again:
-        for control in ("strong", "off", "weak", "shadow"):
-            again.chat(ESCALATED, max_tokens=3, headers={"x-foretell-route": control})
+        assert again.chat(ESCALATED, max_tokens=3, headers=forced).status_code == 429
+        assert again.chat(ESCALATED, max_tokens=3).headers["x-foretell-cause"] == "budget"
         assert sum(record.cost_usd or 0 for record in again.records()) <= budget
-        # One call may still fit, since the last one ended below what had been set aside for it.
-        assert len(large.requests) - asked <= 1
+        assert len(large.requests) == asked
 
 
 def test_a_daily_budget_that_is_used_up_leaves_the_weak_model_alone(
@@ -134,6 +130,15 @@ def test_a_budget_holds_without_the_weak_model_too(toy: Path, large: ScriptedSer
     with serving(config) as served:
         assert served.chat(ESCALATED, max_tokens=3).status_code == 429
     assert len(large.requests) == asked
+
+
+def test_a_budget_allows_no_call_whose_cost_nobody_knows(toy: Path, large: ScriptedServer):
+    models = {"large": remote(large.url, "who-knows", price=None)}
+    with serving(gateway_config(toy, models, goal={"usd_per_day": 5})) as served:
+        reply = served.chat(ESCALATED, max_tokens=2)
+        assert reply.headers["x-foretell-model"] == "small"
+        assert reply.headers["x-foretell-cause"] == "budget"
+        assert "set its price" in reply.headers["x-foretell-reason"]
 
 
 def test_a_fallback_pays_from_the_same_purse(toy: Path, large: ScriptedServer):
@@ -257,7 +262,7 @@ def test_a_share_of_a_pool_is_held_as_well(pooled: Path, large: ScriptedServer):
     with upstream(otherwise=answers) as mid:
         config = pool_config(pooled, large, mid, goal={"strong_share": 0.3})
         with serving(config) as served:
-            models = ask_many(served, ["north", "east", "south"] * 80)
+            models = ask_many(served, ["north", "east", "south"] * 50)
         share = 1 - models.count("small") / len(models)
         assert abs(share - 0.3) <= 9.9 * 2 / len(models)
         assert models.count("mid") > 0

@@ -6,6 +6,8 @@ import json
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,15 +207,17 @@ def test_it_starts_with_a_broken_strong_model_and_says_so(toy: Path) -> None:
 def test_a_killed_gateway_has_kept_what_it_confirmed(toy: Path, large: ScriptedServer) -> None:
     with running(toy, settings(large.url)) as served:
         served.is_ready()
-        request_id = served.chat().headers["x-request-id"]
-        given = {"request_id": request_id, "metric": "right", "value": 1, "source": "human"}
+        ids = [served.chat().headers["x-request-id"] for _ in range(10)]
+        given = {"request_id": ids[-1], "metric": "right", "value": 1, "source": "human"}
         taken = httpx2.post(f"{served.url}/v1/feedback", json=given)
         assert taken.status_code == 200
+        served.chat()  # may be lost
         served.process.kill()
     with sqlite3.connect(toy / "foretell.db") as database:
         rows = database.execute("select request_id, value from feedback").fetchall()
-        assert rows == [(request_id, 1.0)]
-        assert database.execute("select id from requests").fetchall() == [(request_id,)]
+        assert rows == [(ids[-1], 1.0)]
+        kept = [row[0] for row in database.execute("select id from requests order by at")]
+        assert kept[:10] == ids
     database.close()
 
 
@@ -279,6 +283,23 @@ def test_nothing_secret_and_nothing_said_is_ever_logged(toy: Path, large: Script
     assert len(served.log) > 5
     for canary in (*canaries.values(), prompt):
         assert canary not in served.stderr
+
+
+@pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client", "structlog"])
+def test_what_is_not_installed_is_told(toy: Path, package: str) -> None:
+    (toy / "gateway.yaml").write_text(yaml.safe_dump(settings("http://127.0.0.1:9/v1")))
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; from foretell.cli import main; "
+        "sys.argv[1:] = ['serve', '-c', 'gateway.yaml']; main()"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], cwd=toy, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 1
+    assert finished.stderr.splitlines() == [
+        f"error: serving needs the package {package!r}, which is not installed; install it: "
+        "pip install 'foretell[serve]'"
+    ]
 
 
 def test_a_port_that_is_taken_is_told(toy: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,6 +109,7 @@ class Judge:
         self._cache = cache
         self._nonce = nonce
         self._counts = Counter[str]()
+        self._counting = threading.Lock()
 
     @classmethod
     def from_options(cls, options: Mapping[str, str], workshop: Workshop | None) -> Self:
@@ -228,7 +230,7 @@ class Judge:
             {"version": _PROMPT_VERSION, "model": self._model.source, "messages": messages("")}
         )
         if self._cache is not None and (kept := self._cache.reply(key)) is not None:
-            self._counts["cached"] += 1
+            self._count("cached")
             if verdict := read_verdict(self._mode, kept):
                 return verdict
         for reminders in range(2):
@@ -253,7 +255,7 @@ class Judge:
             return _Reply(problem="judge: cost cap reached")
         usd = worst_usd
         try:
-            self._counts["calls"] += 1
+            self._count("calls")
             answer = self._model.ask(messages, Sampling(max_tokens=_REPLY_TOKENS))
             cost = self._model.cost_usd(answer.usage)
             usd = worst_usd if cost is None else cost
@@ -271,6 +273,10 @@ class Judge:
         if answer.finish_reason == "length":
             return _Reply(problem="judge: reply cut off")
         return _Reply(text=answer.text, usd=usd)
+
+    def _count(self, what: str) -> None:
+        with self._counting:
+            self._counts[what] += 1
 
     def _worst_usd(self, messages: Sequence[Message], tokens: int) -> float | None:
         return self._model.cost_usd(worst_usage(messages, tokens))

@@ -47,13 +47,15 @@ class JudgeCache:
 
     def keep(self, key: str, reply: str, usd: float) -> None:
         """Keep a reply, durably, in the place of an earlier one."""
+        # A lone surrogate, which JSON can spell, is no text for a database.
+        text = reply.encode(errors="replace").decode()
         with self._lock:
             try:
                 with self._database:
                     self._database.execute(
-                        "INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", (key, reply, usd)
+                        "INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", (key, text, usd)
                     )
-            except (sqlite3.Error, UnicodeEncodeError) as error:
+            except sqlite3.Error as error:
                 raise self._failed(error) from error
 
     def close(self) -> None:

@@ -31,6 +31,7 @@ what runs may then read what you can read, and use the network.
 _HERE = Path(__file__).parent
 _LARGEST_REPORT_BYTES: Final = 16 << 20
 _CLOCK_SECONDS: Final = 3  # for each of the processor
+_POLL_S: Final = 0.001
 _LOCKS: Final = ("landlock", "seccomp")
 
 
@@ -77,9 +78,9 @@ def run_sandboxed(
     Raises:
         EngineUnavailableError: This machine cannot isolate as asked; then nothing was run.
     """
-    if os.name != "posix":
+    if sys.platform != "linux":
         raise EngineUnavailableError(
-            "what a model wrote is run on Linux or macOS only; label there, or use another labeller"
+            "what a model wrote is run on Linux only; label there, or choose another labeller"
         )
     nonce = secrets.token_hex(16)
     job = {
@@ -115,9 +116,8 @@ def run_sandboxed(
         release.callback(_end, process)
         report_to.close()
         heard, problem = _listen(report, give_up_at)
-        if not problem:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(give_up_at - time.monotonic(), 0))
+        if not problem and not _has_ended(process, give_up_at):
+            problem = "time limit"
     said = _facts(heard)
     if said.get("lacks"):
         raise EngineUnavailableError(
@@ -182,8 +182,18 @@ def _facts(heard: bytes) -> dict[str, Any]:
     return facts
 
 
+def _has_ended(process: subprocess.Popen[bytes], give_up_at: float) -> bool:
+    """Whether the process ends in time; its number stays taken, so that nobody else gets it."""
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while os.waitid(os.P_PID, process.pid, flags) is None:
+        if time.monotonic() >= give_up_at:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Nothing of it is left."""
+    """Nothing of it is left, nor of what it may have started."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()

@@ -29,7 +29,8 @@ class Exchange:
 
     ``headers`` have lower-case names. ``previous`` is the response that this one goes on from, and
     ``response_id`` the one that a later one may; ``bound`` says that the caller's body held
-    reasoning that only one model can read. Times are of ``perf_counter``, in seconds: ``weak_s``
+    reasoning that only one model can read. ``declined`` says in a word why the probe's estimate was
+    of no use, whoever answered in the end. Times are of ``perf_counter``, in seconds: ``weak_s``
     and ``upstream_s`` are how long it waited for a model of ours and for others, ``head_s`` is its
     overhead until the answer began. ``over`` is set once its books are closed.
     """
@@ -54,6 +55,7 @@ class Exchange:
     turn: Turn | None = None
     considered: Considered | None = None
     decision: Decision | None = None
+    declined: str | None = None
     reservation: Reservation | None = None
     prompt_tokens: int | None = None
     weak_s: float = 0.0

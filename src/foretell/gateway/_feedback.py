@@ -22,6 +22,8 @@ _SOURCES: Final = ("human", "code", "judge", "client")
 _LONGEST: Final = {"request_id": 128, "metric": 128, "source": 128, "author": 128, "note": 4096}
 _FIELDS: Final = ("request_id", "metric", "value", "source", "author", "note", "dryrun")
 
+_STORABLE: Final = {"pattern": "^[^\\u0000]*$"}  # no database takes the character NUL
+_NAME: Final = {"type": "string", "minLength": 1, "maxLength": 128, **_STORABLE}
 FEEDBACK_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "title": "Feedback",
@@ -29,30 +31,27 @@ FEEDBACK_SCHEMA: Final[dict[str, Any]] = {
     "required": ["request_id", "metric", "value", "source"],
     "additionalProperties": False,
     "properties": {
-        "request_id": {"type": "string", "minLength": 1, "maxLength": 128},
-        "metric": {"type": "string", "minLength": 1, "maxLength": 128},
+        "request_id": _NAME,
+        "metric": _NAME,
         "value": {
             "anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "boolean"}],
             "description": "1 or true for success, 0 or false for failure, or a rate in between",
         },
         "source": {"enum": list(_SOURCES)},
-        "author": {"type": ["string", "null"], "maxLength": 128},
-        "note": {"type": ["string", "null"], "maxLength": 4096},
+        "author": {"type": ["string", "null"], "maxLength": 128, **_STORABLE},
+        "note": {"type": ["string", "null"], "maxLength": 4096, **_STORABLE},
         "dryrun": {"type": ["boolean", "null"], "description": "check it, keep nothing"},
     },
 }
 
 
-_NAMES: Final[dict[str, tuple[bool, dict[str, Any]]]] = {
-    name: (True, {"type": "string", "minLength": 1, "maxLength": 128})
-    for name in ("request_id", "metric")
-}
 FEEDBACK_QUERIES: Final[dict[str, dict[str, tuple[bool, dict[str, Any]]]]] = {
-    "get": {"request_id": _NAMES["request_id"]},
+    "get": {"request_id": (True, _NAME)},
     "delete": {
-        **_NAMES,
+        "request_id": (True, _NAME),
+        "metric": (True, _NAME),
         "source": (True, FEEDBACK_SCHEMA["properties"]["source"]),
-        "author": (False, {"type": "string", "maxLength": 128}),
+        "author": (False, {"type": "string", "maxLength": 128, **_STORABLE}),
     },
 }
 """What the query names, by method: whether it must, and its schema."""

@@ -177,7 +177,11 @@ class Gateway:
                 self.turns.end(exchange, answering)
             decision = exchange.decision
             probe_ms = None if decision is None else decision.probe_ms
-            self.metrics.served(record, probe_s=None if probe_ms is None else probe_ms / 1e3)
+            self.metrics.served(
+                record,
+                probe_s=None if probe_ms is None else probe_ms / 1e3,
+                declined=exchange.declined,
+            )
             exchange.span.served(record)
             log_request(record)
             if self.recorder is not None and decision is not None:
@@ -199,11 +203,14 @@ class Gateway:
         """Open the models of the first configuration; the gateway answers meanwhile."""
         async with self._changing:
             snapshot = self.snapshot
-            await asyncio.gather(
+            for failure in await asyncio.gather(
                 self._in_thread(lambda: self._load(snapshot, None)),
                 warn_of_unreachable(snapshot.config.models),
                 self._keep_version(self.active),
-            )
+                return_exceptions=True,
+            ):
+                if failure is not None:
+                    _logger.error("something failed at the start", exc_info=failure)
             for name, route in snapshot.routes.items():
                 if route.waits_for is not None:
                     _logger.warning(

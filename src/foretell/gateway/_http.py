@@ -54,19 +54,29 @@ async def unless_gone(receive: Receive, work: Awaitable[_Result]) -> _Result:
 
     Raises ``CallerGoneError`` then.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_until_gone(receive))
+    me = asyncio.current_task()
+    if me is None:
+        raise RuntimeError("only a task can be cancelled")
+    cancelled_before = me.cancelling()
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        me.cancel()
+
+    watcher = asyncio.get_running_loop().create_task(watch())
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise CallerGoneError
+        return await work
+    except asyncio.CancelledError:
+        # As in asyncio.timeout: whoever else cancels at the same time must be obeyed.
+        if left and me.uncancel() <= cancelled_before:
+            raise CallerGoneError from None
+        raise
     finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await task
+        watcher.cancel()
 
 
 class EventStream(Response):
@@ -139,11 +149,6 @@ def not_here(request: Request, error: HTTPException) -> ApiError:
         code="method_not_allowed",
         headers={"Allow": ", ".join(sorted(methods))},
     )
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _too_large(max_bytes: int) -> ApiError:

@@ -34,6 +34,7 @@ it is there by chance."""
 
 _KEY_SHAPES: Final = (r"\b[sf]k-[^\s\"',;&<>]{4,}", r"\bbearer\s+[^\s\"',;&<>]+")
 
+_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 _logger = structlog.get_logger("foretell.gateway")
 
 
@@ -140,6 +141,10 @@ class Redaction:
         ]
         self._secret = re.compile("|".join((*patterns, *_KEY_SHAPES)), re.IGNORECASE)
 
+    def finds(self, text: str) -> bool:
+        """Whether there is anything to mask."""
+        return self._secret.search(text) is not None
+
     def text(self, text: str) -> str:
         """The text with each secret replaced, and cut where it is very long."""
         masked = self._secret.sub(MASK, text)
@@ -181,6 +186,8 @@ class _Lines:
 
     def line(self, event: Mapping[str, Any]) -> str:
         at = datetime.fromtimestamp(self._clock(), UTC)
+        if "exc_info" not in event and (plain := self._plain(event, at)) is not None:
+            return plain
         # Dictionaries keep their order, and readers like these first.
         fields: dict[str, Any] = {
             "timestamp": at.isoformat(timespec="milliseconds"),
@@ -194,7 +201,24 @@ class _Lines:
             else:
                 fields[name] = self._redaction.value(value)
         # ASCII alone: some terminals and readers break lines at, or obey, what is beyond it.
-        return json.dumps(fields, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+        return _encode(fields)
+
+    def _plain(self, event: Mapping[str, Any], at: datetime) -> str | None:
+        """The line where nothing in it is secret, odd or long, which is nearly always."""
+        try:
+            line = _encode(
+                {
+                    "timestamp": at.isoformat(timespec="milliseconds"),
+                    "level": None,
+                    "event": None,
+                    **event,
+                }
+            )
+        except (TypeError, ValueError, RecursionError):
+            return None
+        # An escape may hide what a secret is looked for by.
+        odd = len(line) > _LONGEST_TEXT or "\\" in line or self._redaction.finds(line)
+        return None if odd else line
 
     def logger(self, *_names: object) -> _LineLogger:
         return _LineLogger(self)

@@ -29,14 +29,16 @@ class ResponseMemory:
     def keep(self, tenant: str, response_id: str, messages: Sequence[Mapping[str, Any]]) -> None:
         """Remember all messages up to and including a response."""
         packed = json.dumps(messages, separators=(",", ":")).encode()
-        self._kept[tenant, response_id] = (self._clock(), packed)
-        self._bytes += len(packed)
-        oldest = self._clock() - self._ttl_s
-        while self._bytes > self._max_bytes or next(iter(self._kept.values()))[0] < oldest:
-            _, (_, dropped) = self._kept.popitem(last=False)
-            self._bytes -= len(dropped)
-            if not self._kept:
+        now = self._clock()
+        _, replaced = self._kept.pop((tenant, response_id), (now, b""))
+        self._kept[tenant, response_id] = (now, packed)
+        self._bytes += len(packed) - len(replaced)
+        while self._kept:
+            at, oldest = next(iter(self._kept.values()))
+            if self._bytes <= self._max_bytes and now - at <= self._ttl_s:
                 return
+            self._kept.popitem(last=False)
+            self._bytes -= len(oldest)
 
     def messages(self, tenant: str, response_id: str) -> list[dict[str, Any]]:
         """All messages up to a response; raises ``ApiError`` (404) when it is not known."""

@@ -250,17 +250,23 @@ class Metrics:
         self._routes |= frozenset(routes)
         self._models |= frozenset(models)
 
-    def served(self, record: RequestRecord, *, probe_s: float | None = None) -> None:
-        """Count one request that is over; ``probe_s`` is what applying the probe took."""
+    def served(
+        self, record: RequestRecord, *, probe_s: float | None = None, declined: str | None = None
+    ) -> None:
+        """Count one request that is over; ``probe_s`` is what applying the probe took.
+
+        ``declined`` is why it was declined first, where the record tells of what came after.
+        """
         route = self._route(record.route)
         model = record.model if record.model in self._models else _OTHER
         meters = self._served.get((route, model)) or self._bind(route, model)
         action = record.action if record.action in _ACTIONS else _OTHER
         outcome = (route, action, model, _status_class(record.status))
         (self._outcomes.get(outcome) or self._bind_outcome(outcome)).inc()
-        if record.action == "declined":
-            cause = record.cause if record.cause in CAUSES else _OTHER
-            self._declined.labels(route, cause).inc()
+        if declined is None and record.action == "declined":
+            declined = record.cause or _OTHER
+        if declined is not None:
+            self._declined.labels(route, declined if declined in CAUSES else _OTHER).inc()
         elif record.cause is not None:
             cause = record.cause if record.cause in DIVERSIONS else _OTHER
             self._diverted.labels(route, outcome[1], cause).inc()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -28,6 +29,11 @@ _logger = logging.getLogger(__name__)
 _BACKLOG: Final = 2048
 _UNWIND_S: Final = 5.0
 """How long requests that were cut short may take to say so and to settle."""
+
+_SWITCH_S: Final = 0.0005
+_COLLECT_AFTER: Final = (20_000, 20, 50)
+"""Objects, and rounds: a request makes some hundred that refer to each other in circles. What was
+loaded before stays out of it."""
 
 Stops = asyncio.Queue[signal.Signals]
 
@@ -54,6 +60,9 @@ def serve(
     ``ConfigError`` for an address that cannot be listened on, and for keys or tokens that are
     missing. A model that is still being loaded when all else is closed ends with the process.
     """
+    # The loop lets go of the interpreter at every wait, and gets it back from a busy thread (the
+    # ledger's, the engine's) only after this long; the 5 ms of the default are a tail of their own.
+    sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         if not runner.run(_serve(config, read, on_listening, on_config)):
             # Threads cannot be ended, and the interpreter would wait for this one.
@@ -84,7 +93,7 @@ async def _serve(
                 _logger.info("admin listens on %s", _address(admin_listener))
             stops = _watch_signals(gateway, stack)
             running = asyncio.gather(*(server.serve(sockets=[at]) for server, at in servers))
-            loading = asyncio.create_task(gateway.load())
+            loading = asyncio.create_task(_load(gateway))
             on_listening(_address(listener))
             ending = asyncio.create_task(stops.get())
             await asyncio.wait({ending, running}, return_when=asyncio.FIRST_COMPLETED)
@@ -96,6 +105,14 @@ async def _serve(
     if closed:
         await loading
     return closed
+
+
+async def _load(gateway: Gateway) -> None:
+    """Open the models; what is there then stays, and need not be looked through for garbage."""
+    await gateway.load()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
 
 
 async def _drain(
@@ -132,6 +149,7 @@ def _server(app: FastAPI, config: Config) -> uvicorn.Server:
             lifespan="off",
             log_config=None,
             access_log=False,
+            proxy_headers=False,  # nobody's address is read, so nobody's word for it is needed
             server_header=False,
             date_header=False,
             timeout_keep_alive=75,

@@ -98,6 +98,7 @@ class Service:
         asked = exchange.decision is None
         if asked and isinstance(side, WeakSide):
             await self._ask_probe(exchange, route, side, turn, look_only=look_only)
+        exchange.declined = _declined_because(exchange.decision)
         if not look_only:
             self._book(exchange, side, asked=asked)
 
@@ -132,10 +133,9 @@ class Service:
         if not exchange.ticket.may_escalate():
             reason = "the key has no escalations left for today"
             return decided("pinned", "weak", reason, cause="escalations")
-        if route.purse is not None and not route.purse.allows(
-            self._worst_usd(exchange, route.strong[0])
-        ):
-            return decided("pinned", "weak", "the goal's budget is used up", cause="budget")
+        worst = self._worst_usd(exchange, route.strong[0])
+        if route.purse is not None and not route.purse.allows(worst):
+            return decided("pinned", "weak", _no_money(worst), cause="budget")
         return None
 
     def _book(self, exchange: Exchange, side: WeakSide | NoSide, *, asked: bool) -> None:
@@ -165,7 +165,7 @@ class Service:
             exchange.reservation = purse.reserve(worst, serve="strong")
             if exchange.reservation is not None:
                 return decision
-            decision = self._without_money(exchange, route, decision)
+            decision = self._without_money(exchange, route, decision, worst)
         worst = self._worst_usd(exchange, self._weak_member(exchange, route))
         exchange.reservation = purse.reserve(worst, serve="weak")
         if exchange.reservation is None and worst is not None:
@@ -182,7 +182,7 @@ class Service:
         return max(known) + (self._worst_usd(exchange, weak, answer=False) or 0.0)
 
     def _without_money(
-        self, exchange: Exchange, route: ServedRoute, decision: Decision
+        self, exchange: Exchange, route: ServedRoute, decision: Decision, worst: float | None
     ) -> Decision:
         """The weak model answers what the budget has no strong call for; if it can."""
         if (
@@ -198,7 +198,7 @@ class Service:
             decision,
             action="pinned",
             serve="weak",
-            reason="the goal's budget is used up",
+            reason=_no_money(worst),
             cause="budget",
             target=None,
         )
@@ -354,6 +354,9 @@ class Service:
             raise _unsupported(
                 f"no model of route {route.name!r} can", missing(needs, members[0].abilities)
             )
+        if route.purse is not None:  # what cannot be priced cannot be held to a budget
+            priced = [m for m in able if self._worst_usd(exchange, m) is not None]
+            able = priced or able
         counted = replace(needs, prompt_tokens=exchange.prompt_tokens)
         return sorted(able, key=lambda member: bool(missing(counted, member.abilities)))
 
@@ -504,7 +507,11 @@ class Service:
 
     def _reserve(self, exchange: Exchange, member: Member) -> None:
         """Set the caller's money aside; raises ``ApiError`` when there is not enough."""
-        exchange.ticket.reserve(self._worst_usd(exchange, member))
+        worst, route = self._worst_usd(exchange, member), exchange.route
+        if worst is not None and route is not None and member.name != route.config.weak:
+            weak = self._weak_member(exchange, route)
+            worst += self._worst_usd(exchange, weak, answer=False) or 0.0
+        exchange.ticket.reserve(worst)
 
 
 def _domain(exchange: Exchange, route: ServedRoute) -> str | None:
@@ -535,6 +542,16 @@ def _carried(exchange: Exchange) -> dict[str, str]:
         for name in ("traceparent", "tracestate")
         if (value := exchange.headers.get(name)) and value.isascii() and len(value) <= 512
     }
+
+
+def _declined_because(decision: Decision | None) -> str | None:
+    return decision.cause if decision is not None and decision.action == "declined" else None
+
+
+def _no_money(worst: float | None) -> str:
+    if worst is None:
+        return "the goal is a budget, and what a strong model costs is not known; set its price"
+    return "the goal's budget has too little left for what a strong model may cost"
 
 
 def _budget_used_up() -> ApiError:
