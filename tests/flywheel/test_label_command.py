@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from judge_api import judging, said, verdict
 from scripted_server import ScriptedServer, error
 
-from foretell.flywheel import Exact, compare_with_people
+from foretell.errors import InputError
+from foretell.flywheel import Exact, Workshop, compare_with_people
 from foretell.records import Outcome
+from foretell.runtime import Foretell
 from foretell.store import Store, model_key
-from toy_project import CONFIG, changed, foretell, refused, toy_queries, write_config, write_project
+from toy_project import (
+    CONFIG,
+    changed,
+    foretell,
+    refused,
+    strong_observations,
+    toy_queries,
+    write_config,
+    write_project,
+)
 
 JUDGE = "label --domain toy --labeller judge --option model=critic --json"
 
@@ -37,8 +49,6 @@ def project(tmp_path: Path, api: ScriptedServer) -> Path:
     }
     write_config(tmp_path, changed(CONFIG, models__critic=critic))
     with Store.open(f"sqlite:///{tmp_path}/foretell.db", tmp_path / "vectors") as store:
-        from toy_project import strong_observations
-
         store.append(strong_observations(toy_queries()[:30]))
     return tmp_path
 
@@ -116,6 +126,38 @@ def test_a_judge_in_pairs_finds_the_strong_answers(project, api):
     result = foretell(project, f"{JUDGE} --option mode=pairwise").json()
     assert result["strong"]["success_rate"] == 1  # against itself
     assert api.requests == []
+
+
+def test_of_several_strong_models_one_is_compared_with(project, api):
+    others = [
+        replace(one, answer=replace(one.answer, model="big-2", text="nowhere"))
+        for one in strong_observations(toy_queries()[:30])
+    ]
+    with Store.open(f"sqlite:///{project}/foretell.db", project / "vectors") as store:
+        store.append(others)
+    api.otherwise = judging(lambda blocks: "second" if "q" in blocks["second answer"] else "first")
+    result = foretell(project, f"{JUDGE} --option mode=pairwise --strong large").json()
+    # Its own answers are as good as themselves, the other model's are worse.
+    assert result["strong"]["queries"] == 60
+    assert result["strong"]["reasons"] == {"judged worse": 30}
+    with (
+        Store.open(f"sqlite:///{project}/foretell.db", project / "vectors") as store,
+        Foretell.from_config(project / "foretell.yaml") as ft,
+        Workshop(ft, store, "toy") as workshop,
+        pytest.raises(InputError, match=r"several strong models have answered: .*big-2"),
+    ):
+        workshop.strong_answers()
+
+
+def test_a_rubric_is_a_text_or_a_file(project, api):
+    api.otherwise = said(verdict("pass"))
+    (project / "rubric.md").write_text("Only towns succeed.\n", encoding="utf-8")
+    for rubric in ("rubric.md", "Only towns succeed."):
+        foretell(project, JUDGE, "--option", f"rubric={rubric}").json()
+    # The same rubric, so the same question.
+    assert len(api.requests) == 30
+    assert "Only towns succeed." in api.requests[0]["messages"][0]["content"]
+    refused(foretell(project, f"{JUDGE} --option rubric=rubric.txt"), "cannot read the rubric")
 
 
 def test_an_ensemble_and_a_model_that_runs_here_may_judge(project, api):

@@ -37,9 +37,11 @@ def _with_names_that_mean_something(document: dict[str, Any]) -> dict[str, Any]:
                 body["schema"] = {"type": "object", "required": names, "properties": properties}
             if path == "/v1/models/{model}":
                 operation["parameters"][0]["schema"] = {"type": "string", "pattern": "^[a-z]{1,9}$"}
-            for parameter in operation.get("parameters", ()):
-                if parameter["name"] == "x-foretell-domain":
-                    parameter["schema"] = {"const": "toy"}
+            operation["parameters"] = [
+                parameter
+                for parameter in operation["parameters"]
+                if parameter["name"] != "x-foretell-domain"
+            ]
     return document
 
 
@@ -90,7 +92,7 @@ def refuses_only_what_json_schema_cannot_say(
 
 @schema.parametrize()
 @settings(
-    max_examples=12,
+    max_examples=5,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 def test_every_operation_keeps_to_the_document(

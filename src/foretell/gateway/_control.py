@@ -78,7 +78,7 @@ class GoalControl:
         bar = self._share.keep_at(float(self._rng.random()))
         if not self._by_gain:
             self.keep_at = max(0.0, bar)
-            return replace(rule, keep_at=self.keep_at, least_gain=None)
+            return replace(rule, keep_at=self.keep_at, least_gain=None, by_domain={})
         # For an estimate without p_strong: as if the strong model were certain to succeed.
         self.keep_at, self._least_gain = max(0.0, 1.0 + bar), -bar
         return replace(rule, keep_at=self.keep_at, least_gain=-bar)

@@ -24,17 +24,20 @@ async def explained(exchange: Exchange, executor: Executor) -> dict[str, Any] | 
     Texts of training queries stay out of it: they are other people's.
     """
     side, decision, found = exchange.side, exchange.decision, exchange.considered
-    if side is None or decision is None:
+    if side is None or decision is None or exchange.route is None:
         return None
+    # The nearest domain's own, where the request named none.
+    own = exchange.route.sides.get(exchange.domain or "", side)
 
     def explain() -> dict[str, Any]:
         prompt = None if found is None else found.prompt
-        explanation = side.explainer.explain(
+        explanation = own.explainer.explain(
             decision,
             {} if found is None else _activations(side, found, exchange),
             token_texts=None if prompt is None else side.route.engine.token_texts(prompt),
         ).as_json()
-        explanation["threshold"]["reason"] = side.control.bar_reason
+        if own is side:
+            explanation["threshold"]["reason"] = side.control.bar_reason
         return explanation
 
     return await asyncio.get_running_loop().run_in_executor(executor, explain)

@@ -230,6 +230,8 @@ class Service:
             exchange.weak_s += perf_counter() - began
         exchange.considered, decision = found, found.decision
         exchange.prompt_tokens = found.prompt_tokens
+        if exchange.domain is None and found.estimate is not None:
+            exchange.domain = found.estimate.domain
         if exchange.control.route == "shadow":
             decision = replace(
                 decision,

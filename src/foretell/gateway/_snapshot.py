@@ -67,7 +67,8 @@ class ServedRoute:
     """A route as it is served.
 
     ``sides`` are empty until the weak model is loaded; ``waits_for`` says what is missing until
-    then, or for good when it cannot be loaded. ``purse`` is ``None`` where the goal is no budget.
+    then, or for good when it cannot be loaded. ``nearest`` finds the domain of a query that names
+    none, where there are several to choose from. ``purse`` is ``None`` where the goal is no budget.
     """
 
     name: str
@@ -78,6 +79,7 @@ class ServedRoute:
     deadlines: PrefillDeadlines
     purse: RoutePurse | None
     sides: dict[str, WeakSide] = field(default_factory=dict[str, WeakSide])
+    nearest: WeakSide | None = None
     waits_for: NoSide | None = LOADING
 
     def side(self, domain: str | None) -> WeakSide | NoSide:
@@ -99,7 +101,7 @@ class ServedRoute:
             return self.sides[domain]
         if len(self.sides) == 1:
             return next(iter(self.sides.values()))
-        return NoSide(
+        return self.nearest or NoSide(
             "no_domain",
             f"the request names none of the domains {', '.join(sorted(self.sides))}; "
             "send it in the header x-foretell-domain",
@@ -249,6 +251,7 @@ class Snapshot:
                 strong_model=self._stored_as(served.config.strong[0]),
             )
             sides[domain or ""] = WeakSide(domain, route, control, explainer)
+        served.nearest = self._nearest(name, served, sides, now)
         engine = next(iter(sides.values())).route.engine
         served.weak_abilities = abilities_of(
             self.config.models[served.config.weak], engine.context_tokens
@@ -260,6 +263,19 @@ class Snapshot:
             served.deadlines = old.deadlines
         self._warm_up(served, next(iter(sides.values())).route)
         return sides
+
+    def _nearest(
+        self, name: str, served: ServedRoute, sides: Mapping[str, WeakSide], now: datetime
+    ) -> WeakSide | None:
+        """What decides where a request names none of several domains."""
+        if len(sides) < 2 or served.config.router != "probe":
+            return None
+        route = self.foretell.open_weak_side(name, *sides, now=now)
+        control = GoalControl(
+            served.config, route, purse=served.purse, rng=np.random.default_rng()
+        )
+        explainer = Explainer.of_route(route, served.config, self.foretell.open_store)
+        return WeakSide(None, route, control, explainer)
 
     def _stored_as(self, name: str) -> str | None:
         """The key of a model's answers in the store; ``None`` where it takes opening it to know."""

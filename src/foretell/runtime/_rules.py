@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from foretell.policy import PoolGoal, TurnRule, decide, decide_in_pool
+from foretell.policy import CheapestGoal, PoolGoal, TurnRule, decide, decide_in_pool
 from foretell.records import Decision, Estimate, Role
 
 
@@ -66,7 +66,9 @@ class Rule:
     def decide(self, estimate: Estimate) -> Decision:
         """What becomes of a query of which this was foretold."""
         if (own := self.by_domain.get(estimate.domain or "")) is not None:
-            return own.decide(estimate)
+            goal = CheapestGoal(keep_at=own.keep_at, least_gain=own.least_gain)
+            pool = None if self.pool is None else replace(self.pool, goal=goal)
+            return replace(own, turn=self.turn, pool=pool).decide(estimate)
         if self.pool is not None:
             return decide_in_pool(
                 estimate,
