@@ -12,7 +12,7 @@ import pytest
 from raw_http import connection, head, post, talk
 from serving import KEPT, Served, gateway_config, serving, until, upstream
 
-from upstreams.scripted_server import ScriptedServer, answers
+from upstreams.scripted_server import ScriptedServer, answers, chunk, streams
 
 CHAT = "/v1/chat/completions"
 GOOD: dict[str, Any] = {"model": "auto", "messages": KEPT, "max_tokens": 2}
@@ -421,6 +421,21 @@ def test_requests_that_are_sent_at_once_are_answered_in_order(served: Served) ->
         "large",
         "small",
     ]
+
+
+def test_whoever_leaves_is_noticed_though_more_requests_of_theirs_wait(
+    served: Served, large: ScriptedServer
+) -> None:
+    endless = streams(*(part for _ in range(1000) for part in (chunk("la "), 0.02)))
+    large.script(endless)
+    before = large.given_up
+    request = post(CHAT, {**GOOD, "model": "large", "stream": True})
+    with connection(served.url) as wire:
+        wire.send(request + request)
+        until(lambda: not large.scripts)
+        assert not wire.is_silent(20)
+    until(lambda: large.given_up == before + 1)
+    served.at_rest()
 
 
 def test_headers_after_the_body_change_nothing(served: Served) -> None:

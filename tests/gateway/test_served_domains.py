@@ -1,4 +1,4 @@
-"""Routes with several domains: named by the caller, or found by what the model makes of the query."""
+"""Routes with several domains: named by the caller, or found by what the model sees in a query."""
 
 from __future__ import annotations
 

@@ -19,6 +19,8 @@ _EXTRAS = (
     ("matplotlib", "report", "the HTML report"),
     ("plotext", "report", "pictures in the terminal"),
     ("huggingface-hub", "hub", "models by hf:…"),
+    ("jsonschema-rs", "label", "the labeller json_schema"),
+    ("duckdb", "label", "the labeller sql"),
     ("fastapi", "serve", "the gateway"),
     ("uvicorn", "serve", "the gateway"),
     ("genai-prices", "serve", "published prices"),

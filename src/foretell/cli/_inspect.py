@@ -216,13 +216,18 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Erase all that is stored of a domain: queries, answers, vectors, labels."""
+    """Erase all that is stored of a domain: queries, answers, vectors, labels.
+
+    What a judge said goes for all domains: its replies may quote the answers.
+    """
+    from foretell.flywheel import forget_verdicts
     from foretell.runtime import Foretell
 
     if not yes:
         typer.confirm(f"erase everything of domain {domain!r}?", abort=True)
     with Foretell.from_config(config) as ft, ft.open_store() as store:
         erased = store.delete_domain(domain)
+        forget_verdicts(ft.config.store.vectors)
     if as_json:
         print_json({"domain": domain, "queries_erased": erased})
     else:

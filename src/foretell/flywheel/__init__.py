@@ -24,7 +24,7 @@ from foretell.flywheel._sandbox import Isolation, SandboxLimits
 from foretell.flywheel._schema_labeller import JsonSchema
 from foretell.flywheel._sql_labeller import Sql
 from foretell.flywheel._text_labellers import Contains, Exact, Numeric, Regex
-from foretell.flywheel._workshop import Workshop
+from foretell.flywheel._workshop import Workshop, forget_verdicts
 
 __all__ = [
     "DEFAULT_RUBRIC",
@@ -59,6 +59,7 @@ __all__ = [
     "Vote",
     "Workshop",
     "compare_with_people",
+    "forget_verdicts",
     "judge_honesty",
     "judge_quality",
     "label_domain",

@@ -20,6 +20,12 @@ from foretell.upstreams import BlockingChat, PriceBook, cost_usd
 _CACHE_NAME: Final = "judge-cache.sqlite"
 
 
+def forget_verdicts(vectors: Path) -> None:
+    """Delete the judge's cache beside a store's ``vectors``: a reply can quote what was judged."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        (vectors.parent / f"{_CACHE_NAME}{suffix}").unlink(missing_ok=True)
+
+
 class Workshop:
     """Lends labellers of one domain the configured models and what is stored.
 

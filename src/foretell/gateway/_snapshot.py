@@ -271,9 +271,7 @@ class Snapshot:
         if len(sides) < 2 or served.config.router != "probe":
             return None
         route = self.foretell.open_weak_side(name, *sides, now=now)
-        control = GoalControl(
-            served.config, route, purse=served.purse, rng=np.random.default_rng()
-        )
+        control = GoalControl(served.config, route, purse=served.purse, rng=np.random.default_rng())
         explainer = Explainer.of_route(route, served.config, self.foretell.open_store)
         return WeakSide(None, route, control, explainer)
 
