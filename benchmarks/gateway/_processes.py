@@ -85,12 +85,15 @@ def mock_upstream(folder: Path) -> Generator[Program]:
 
 @contextmanager
 def gateway(
-    folder: Path, config: str = "foretell.yaml", *, environment: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    core: int | None = SERVER_CORE,
 ) -> Generator[Program]:
-    """``foretell serve`` in ``folder``, once its models are loaded."""
+    """``foretell serve`` in ``folder``, once its models are loaded; ``None``: on all cores."""
     log = folder / "gateway.log"
-    command = [sys.executable, "-c", _FORETELL, "serve", "-c", config, "--port", "0"]
-    with _started(command, log, core=SERVER_CORE, cwd=folder, environment=environment) as process:
+    command = [sys.executable, "-c", _FORETELL, "serve", "--port", "0"]
+    with _started(command, log, core=core, cwd=folder, environment=environment) as process:
         url = _said(process, log, r"serves on (http://\S+)")
         _wait_for(f"{url}/readyz", process, log)
         yield Program(process=process, url=f"{url}/v1", log=log)
@@ -172,7 +175,7 @@ def _started(
     command: Sequence[str],
     log: Path,
     *,
-    core: int,
+    core: int | None,
     cwd: Path = _ROOT,
     environment: Mapping[str, str] | None = None,
 ) -> Generator[subprocess.Popen[str]]:
@@ -196,8 +199,8 @@ def _started(
             process.wait()
 
 
-def _pinned(command: Sequence[str], core: int) -> list[str]:
-    return ["taskset", "-c", str(core), *command]
+def _pinned(command: Sequence[str], core: int | None) -> list[str]:
+    return [*command] if core is None else ["taskset", "-c", str(core), *command]
 
 
 def _said(process: subprocess.Popen[str], log: Path, pattern: str) -> str:

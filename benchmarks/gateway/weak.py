@@ -3,7 +3,8 @@
 foretell demo                                   # once: makes foretell-demo/geo
 python -m benchmarks.gateway.weak [--demo foretell-demo/geo] [--queries 120] [--json]
 
-The demo's held-out queries, one after the other; three take turns at each, all on one core:
+The demo's held-out queries, one after the other; three take turns at each, each with one thread for
+the model, and free to use any core for the rest:
 
 - *alone*: the engine in this process, nobody reading: prefill, then the first token;
 - *routed*: ``Route.consider`` in this process, then the first token where it keeps;
@@ -33,15 +34,7 @@ import numpy as np
 import uvloop
 import yaml
 from benchmarks._machine import paired_ratio
-from benchmarks.gateway._processes import (
-    OTHER_CORE,
-    SERVER_CORE,
-    Program,
-    foretell,
-    gateway,
-    mock_upstream,
-    on_core,
-)
+from benchmarks.gateway._processes import Program, foretell, gateway, mock_upstream
 from benchmarks.gateway._report import Row, report
 from benchmarks.gateway.load import Connection, Reply, http_request
 
@@ -170,6 +163,7 @@ def _project(demo: Path, folder: Path, upstream: str) -> Path:
     for path in demo.glob("foretell.db*"):
         shutil.copy(path, folder)
     settings = yaml.safe_load((demo / "foretell.yaml").read_text())
+    settings["models"]["small"]["threads"] = 1
     settings["models"]["large"] = {
         "engine": "openai",
         "base_url": upstream,
@@ -202,18 +196,14 @@ def _measure(config: Path, folder: Path, queries: Sequence[Sequence[Message]]) -
     """Alone, routed and over HTTP in turns."""
     measured = Measured()
     with ExitStack() as stack:
-        # Threads that the engines start stay on this core; this thread then goes to the other.
-        with on_core(SERVER_CORE):
-            alone = stack.enter_context(Foretell.from_config(config)).open_engine("small")
-            route = stack.enter_context(Foretell.from_config(config)).open_route("auto")
-        served = stack.enter_context(gateway(folder, str(config)))
-        stack.enter_context(on_core(OTHER_CORE))
+        alone = stack.enter_context(Foretell.from_config(config)).open_engine("small")
+        route = stack.enter_context(Foretell.from_config(config)).open_route("auto")
+        served = stack.enter_context(gateway(folder, core=None))
         caller = _Caller(served)
+        generator = np.random.default_rng(0)
         for turn, messages in enumerate(queries):
-            order = ["alone", "routed", "http"]
-            order = order[turn % 3 :] + order[: turn % 3]
             found: dict[str, Any] = {}
-            for who in order:
+            for who in generator.permutation(["alone", "routed", "http"]):
                 if who == "alone":
                     found[who] = _alone(alone, messages)
                 elif who == "routed":

@@ -24,7 +24,7 @@ from foretell.errors import ConfigError
 from foretell.gateway._admin import AdminTokens, make_admin_app
 from foretell.gateway._server import _listen, _server
 from foretell.gateway._snapshot import Snapshot
-from upstreams.scripted_server import ScriptedServer, answers
+from upstreams.scripted_server import ScriptedServer, answers, error
 
 ADMIN = {"authorization": "Bearer admin-token"}
 VIEWER = {"authorization": "Bearer viewer-token"}
@@ -479,6 +479,16 @@ def test_the_ledger_adds_a_day_up(toy: Path, large: ScriptedServer) -> None:
     named = next(line for line in lines if line["route"] is None)
     assert (named["requests"], named["net_saving_usd"]) == (1, 0.0)
     assert named["cost_usd"] == pytest.approx(asked)
+
+
+def test_a_prefill_is_charged_though_nobody_answered(toy: Path, large: ScriptedServer) -> None:
+    config = gateway_config(toy, large.url, weak_as_last_resort=False)
+    with serving(config) as served:
+        large.script(error(500, "no"), error(500, "no"))
+        assert served.chat(ESCALATED).status_code == 502
+        record = served.last()
+    assert record.weak_usd == record.cost_usd == pytest.approx(51 * 0.02 / 1e6)
+    assert record.strong_usd == 0.0
 
 
 def test_the_ledger_begins_where_it_is_asked_to(served: Served, admin: httpx2.Client) -> None:

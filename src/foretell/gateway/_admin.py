@@ -195,7 +195,12 @@ class _AdminHandlers:
         }
         targets = {name: target.breaker.state for name, target in snapshot.targets.items()}
         return json_response(
-            {"in_flight": gateway.admission.in_flight, "routes": routes, "targets": targets}
+            {
+                "in_flight": gateway.admission.in_flight,
+                "tasks": len(asyncio.all_tasks()),
+                "routes": routes,
+                "targets": targets,
+            }
         )
 
     def _require(self, request: Request, least: AdminRole) -> AdminRole:

@@ -156,19 +156,8 @@ class Answering:
         )
         if self.member == route.config.weak:
             return Costs(weak=answer_usd, strong=0.0, always_strong=always)
-        return Costs(weak=self._prefill_usd(), strong=answer_usd, always_strong=always)
-
-    def _prefill_usd(self) -> float | None:
-        """A prefill whose answer came from elsewhere, charged whole."""
-        exchange = self._exchange
-        found, route = exchange.considered, exchange.route
-        if found is None or found.prefill is None or route is None:
-            return 0.0
-        weak = exchange.snapshot.config.models[route.config.weak]
-        tokens = len(found.prefill.prompt.tokens)
-        return self._prices.cost_usd(
-            weak, None, MeteredUsage(prompt_tokens=tokens, completion_tokens=0)
-        )
+        prefill_usd = thrown_away_usd(exchange, self._prices)
+        return Costs(weak=prefill_usd, strong=answer_usd, always_strong=always)
 
     async def _begin_stream(self) -> None:
         frames = self._frames
@@ -195,6 +184,16 @@ class Answering:
 
     def _block(self) -> dict[str, Any]:
         return decision_block(self._exchange, self.member, self.costs().total)
+
+
+def thrown_away_usd(exchange: Exchange, prices: PriceBook) -> float | None:
+    """What a prefill cost whose answer came from elsewhere, or from nobody; charged whole."""
+    found, route = exchange.considered, exchange.route
+    if found is None or found.prefill is None or route is None:
+        return 0.0
+    weak = exchange.snapshot.config.models[route.config.weak]
+    tokens = len(found.prefill.prompt.tokens)
+    return prices.cost_usd(weak, None, MeteredUsage(prompt_tokens=tokens, completion_tokens=0))
 
 
 def broken(error: RoutingError) -> ApiError:

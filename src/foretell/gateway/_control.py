@@ -53,6 +53,11 @@ class GoalControl:
         )
 
     @property
+    def moves(self) -> bool:
+        """Whether the bar is another one from request to request."""
+        return self._share is not None
+
+    @property
     def strong_share(self) -> float | None:
         """Share of the last 1,000 requests that a strong model served; ``None`` before any."""
         return sum(self._recent) / len(self._recent) if self._recent else None

@@ -107,7 +107,7 @@ class Gateway:
             max_concurrent=config.server.max_concurrent,
             spent_today=self._spent_by_key,
         )
-        prices = PriceBook()
+        prices = self._prices = PriceBook()
         self.turns = Turns(prices=prices, clock=time.monotonic)
         self.memory = ResponseMemory(clock=time.monotonic)
         self.service = Service(
@@ -170,8 +170,11 @@ class Gateway:
             if answering is not None:
                 await answering.close()
             exchange.close_prefill()
-            record = record_of(exchange, answering, status=status, at=self.clock())
-            exchange.ticket.settle(record.cost_usd if answering is not None else 0.0)
+            record = record_of(
+                exchange, answering, prices=self._prices, status=status, at=self.clock()
+            )
+            cost_usd = record.cost_usd
+            exchange.ticket.settle(cost_usd or 0.0 if answering is None else cost_usd)
             exchange.settle_goal(record.cost_usd)
             if answering is not None and status < 400:
                 self.turns.end(exchange, answering)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from foretell.gateway._answering import Answering, Costs
+from foretell.gateway._answering import Answering, Costs, thrown_away_usd
 from foretell.gateway._exchange import Exchange, probe_name
 from foretell.records import RequestRecord
+from foretell.upstreams import PriceBook
 
 
 def record_of(
-    exchange: Exchange, answering: Answering | None, *, status: int, at: float
+    exchange: Exchange,
+    answering: Answering | None,
+    *,
+    prices: PriceBook,
+    status: int,
+    at: float,
 ) -> RequestRecord:
     """All that is kept; ``answering`` is ``None`` when no answer began.
 
@@ -18,9 +24,11 @@ def record_of(
     """
     decision = exchange.decision
     seconds = perf_counter() - exchange.started
-    costs = None if answering is None else answering.costs()
-    if costs is None or answering is None:
-        costs = Costs(weak=0.0, strong=0.0, always_strong=None)
+    costs = (
+        Costs(weak=thrown_away_usd(exchange, prices), strong=0.0, always_strong=None)
+        if answering is None
+        else answering.costs()
+    )
     # What nothing here is called by is the caller's own text.
     asked = "" if decision is None else exchange.request.model
     found = exchange.considered

@@ -27,7 +27,7 @@ from foretell.gateway._turns import Turn, Turns
 from foretell.gateway._weak import cause_of, considered, prefilled
 from foretell.policy import missing, without_bound_state
 from foretell.records import Action, Answer, Decision, MeteredUsage, Role
-from foretell.runtime import Considered, PoolRule, drain
+from foretell.runtime import Considered, PoolRule, Rule, drain
 from foretell.upstreams import PriceBook, UpstreamCallError
 
 OnAttempt = Callable[[str, str, int | None], None]
@@ -228,6 +228,7 @@ class Service:
             found = Considered(decision=rule.declined(cause_of(error), str(error)))
         finally:
             exchange.weak_s += perf_counter() - began
+        found = self._decided_again(found, rule, side, turn)
         exchange.considered, decision = found, found.decision
         exchange.prompt_tokens = found.prompt_tokens
         if exchange.domain is None and found.estimate is not None:
@@ -242,6 +243,34 @@ class Service:
                 target=None,
             )
         exchange.decision = decision
+
+    def _decided_again(
+        self, found: Considered, rule: Rule, side: WeakSide, turn: Turn
+    ) -> Considered:
+        """The decision by the bar of this moment, where it moves.
+
+        Others were decided while the prefill ran; a bar and its count belong together, or the share
+        that is held loosens with every request under way. Where the older bar stopped a prefill
+        that the newer one would have kept, the weak model reads the query again.
+        """
+        before, estimate = found.decision, found.estimate
+        if not side.control.moves or estimate is None or before.cause is not None:
+            return found
+        # Chance has been asked once, before the prefill.
+        newer = replace(side.control.rule(), turn=turn.rule, draw=rule.draw)
+        pool = rule.pool and replace(rule.pool, goal=side.control.pool_goal())
+        decision = replace(
+            replace(newer, pool=pool).decide(estimate),
+            expected_tokens=before.expected_tokens,
+            stopped_at=before.stopped_at,
+            prefill_ms=before.prefill_ms,
+            probe_ms=before.probe_ms,
+        )
+        if decision.serve == "weak" and before.stopped_at is not None:
+            if found.prefill is not None:
+                found.prefill.close()
+            return replace(found, decision=decision, prefill=None)
+        return replace(found, decision=decision)
 
     def _weak_lacks(self, exchange: Exchange, route: ServedRoute) -> tuple[str, ...]:
         """What keeps the weak model from this request; its answer may be as short as it must."""

@@ -21,7 +21,7 @@ from foretell.policy import (
 from foretell.records import MeteredUsage
 from foretell.upstreams import PriceBook
 
-_MOST_STATES = 50_000
+_MOST_STATES = 20_000
 _TTL_S = 3600.0
 _ANSWER_TOKENS = 256
 """What an answer is taken to be long when the price of changing models is weighed."""
@@ -87,9 +87,9 @@ class Turns:
             bound=turn.rule.bound and not turn.rule.must_strip(answering.member),
             explored=decision.action == "explore",
         )
-        self._states.remember(
-            exchange.tenant, turn.conversation, state, response_id=exchange.response_id
-        )
+        # Nobody can go on from a chat completion or a message by its id.
+        response_id = exchange.response_id if exchange.api == "responses" else None
+        self._states.remember(exchange.tenant, turn.conversation, state, response_id=response_id)
 
     def _leaving_usd(self, exchange: Exchange, state: ConversationState) -> float | None:
         model = exchange.snapshot.config.models.get(state.model)

@@ -27,9 +27,11 @@ class Opened:
 
     __slots__ = (
         "__weakref__",
+        "_due",
         "_ended",
         "_first",
         "_give_up_at",
+        "_guard",
         "_idle_s",
         "_name",
         "_on_end",
@@ -67,6 +69,8 @@ class Opened:
         self._give_up_at = give_up_at
         self._on_end = on_end
         self._ended = False
+        self._due: float | None = None
+        self._guard: asyncio.TimerHandle | None = None
         self._problem: str | None = None
 
     async def read(self) -> bytes:
@@ -112,11 +116,12 @@ class Opened:
 
         content, loop = self._response.content, asyncio.get_running_loop()
         try:
-            # What is there already needs no timer, which costs more than the reading.
             if (piece := content.read_nowait()) or content.at_eof():
                 return piece
-            async with asyncio.timeout_at(min(loop.time() + self._idle_s, self._give_up_at)):
-                return await content.readany()
+            self._due = min(loop.time() + self._idle_s, self._give_up_at)
+            if self._guard is None:
+                self._guard = loop.call_at(self._due, self._look, loop)
+            return await content.readany()
         except TimeoutError:
             if loop.time() >= self._give_up_at:
                 return "it took longer than total_s in all"
@@ -126,9 +131,23 @@ class Opened:
         except BaseException:
             await self.close()
             raise
+        finally:
+            self._due = None
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Whether a piece is overdue; one timer for a stream costs less than one for each piece."""
+        self._guard = None
+        if self._due is None or self._ended:
+            return
+        if loop.time() >= self._due:
+            self._response.content.set_exception(TimeoutError())
+        else:
+            self._guard = loop.call_at(self._due, self._look, loop)
 
     def _end(self, outcome: Outcome) -> None:
         self._ended = True
+        if self._guard is not None:
+            self._guard.cancel()
         self._response.close()  # a connection whose response is complete was given back before
         self._on_end(outcome)
 
