@@ -272,3 +272,9 @@ def test_the_schema_for_editors_describes_every_section():
     assert set(schema["properties"]) == set(Config.model_fields)
     assert schema["required"] == ["models"]
     assert schema["additionalProperties"] is False
+
+
+def test_a_date_that_is_none_is_refused_like_any_bad_yaml(tmp_path):
+    (tmp_path / "foretell.yaml").write_text("models: 2026-13-40\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(tmp_path / "foretell.yaml")

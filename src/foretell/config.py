@@ -457,6 +457,8 @@ def load_config(path: str | Path) -> Config:
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from error
+    except ValueError as error:  # a date such as 2026-13-40
+        raise ConfigError(f"{path}: not valid YAML: {error}; put quotes around it") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
