@@ -90,6 +90,7 @@ def refuses_only_what_json_schema_cannot_say(
     ), error
 
 
+@pytest.mark.slow
 @schema.parametrize()
 @settings(
     max_examples=5,

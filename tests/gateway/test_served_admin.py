@@ -408,6 +408,7 @@ def test_names_change_with_the_configuration(served: Served, admin: httpx2.Clien
     assert [one["id"] for one in listed] == ["other", "small", "large"]
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_fifty_changes(served: Served, admin: httpx2.Client) -> None:
     configs = [with_goal(admin, 0.4), with_goal(admin, 0.6)]
     configs[1]["models"]["small"]["price"]["input"] = 0.03
