@@ -371,6 +371,7 @@ class Gateway:
         return await asyncio.get_running_loop().run_in_executor(self.executor, work)
 
     def _load(self, snapshot: Snapshot, previous: Snapshot | None) -> None:
+        self._prices.warm()
         snapshot.load(
             now=datetime.fromtimestamp(self.clock(), UTC),
             clock=self.clock,

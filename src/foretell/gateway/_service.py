@@ -133,9 +133,10 @@ class Service:
         if not exchange.ticket.may_escalate():
             reason = "the key has no escalations left for today"
             return decided("pinned", "weak", reason, cause="escalations")
-        worst = self._worst_usd(exchange, route.strong[0])
-        if route.purse is not None and not route.purse.allows(worst):
-            return decided("pinned", "weak", _no_money(worst), cause="budget")
+        if route.purse is not None:
+            worst = self._worst_usd(exchange, route.strong[0])
+            if not route.purse.allows(worst):
+                return decided("pinned", "weak", _no_money(worst), cause="budget")
         return None
 
     def _book(self, exchange: Exchange, side: WeakSide | NoSide, *, asked: bool) -> None:
