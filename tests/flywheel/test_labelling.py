@@ -6,7 +6,6 @@ import pytest
 
 from foretell.errors import InputError, StoreError
 from foretell.flywheel import Exact, Label, LabelCounts, Numeric, label_domain
-from foretell.flywheel._stored_outcomes import stored_outcomes
 from foretell.records import Answer, ModelIdentity, Observation, Query, Usage
 from foretell.store import Store, model_key
 
@@ -147,7 +146,7 @@ def test_source_author_confidence_and_detail_are_stored(store):
     store.append([answered("3", "d")])
     counts = label_domain(store, "geo", Opinion(says), ["weak"])
     assert counts["weak"].reasons == {"judged a failure": 1, "cut": 1}
-    (stored,) = stored_outcomes(store, "geo").values()
+    (stored,) = store.outcomes("geo").values()
     assert {(one.source, one.author, one.metric) for one in stored} == {
         ("judge", "big-1", "opinion")
     }
@@ -180,12 +179,12 @@ def test_several_answers_at_once_are_labelled_as_one_by_one(store):
         [answered(str(i), "yes" if i % 3 else "no", rollout=r) for i in range(90) for r in (0, 1)]
     )
     one_by_one = label_domain(store, "geo", Exact())
-    before = stored_outcomes(store, "geo")
+    before = store.outcomes("geo")
     seen = []
     assert label_domain(store, "geo", Exact(), parallel=4, on_done=lambda: seen.append(1)) == (
         one_by_one
     )
-    assert stored_outcomes(store, "geo") == before
+    assert store.outcomes("geo") == before
     assert len(seen) == 180
 
 

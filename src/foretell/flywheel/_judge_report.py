@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from foretell.errors import InputError
 from foretell.flywheel._judge_quality import JudgeHonesty, judge_honesty
 from foretell.flywheel._labeller import Attributed, Labeller
-from foretell.flywheel._stored_outcomes import stored_outcomes
 from foretell.records import Outcome, Role
 from foretell.store import Store
 
@@ -39,7 +38,7 @@ def compare_with_people(
     Raises:
         InputError: People have used several metrics, or not the one that was given.
     """
-    stored = stored_outcomes(store, domain)
+    stored = store.outcomes(domain)
     author = labeller.author if isinstance(labeller, Attributed) else ""
     metric = _peoples_metric(
         {one.metric for of_model in stored.values() for one in of_model if one.source == "human"},

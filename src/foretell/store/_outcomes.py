@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -72,3 +72,16 @@ def _latest_models(connection: Connection, domain: str) -> dict[tuple[str, str],
         .order_by(table.c.id)
     )
     return {(query_id, role): key for query_id, role, key in connection.execute(statement)}
+
+
+def by_model(database: Database, domain: str) -> Mapping[str, list[Outcome]]:
+    """All outcomes of a domain, by the key of the model that answered."""
+    table = _tables.outcomes
+    statement = select(table).where(table.c.domain == domain).order_by(*table.primary_key)
+    found = defaultdict[str, list[Outcome]](list)
+    with database.transaction() as connection:
+        for row in connection.execute(statement).mappings():
+            fields = dict(row)
+            del fields["recorded_at"]
+            found[fields.pop("model_key")].append(Outcome(**fields))
+    return found

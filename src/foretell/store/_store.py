@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -101,6 +101,10 @@ class Store:
             InputError: Outcomes of queries that are not stored, with their number.
         """
         _outcomes.put(self._database, outcomes, model_key=model_key, recorded_at=self._clock())
+
+    def outcomes(self, domain: str) -> Mapping[str, list[Outcome]]:
+        """All outcomes of a domain, by the key of the model that answered; ``""`` when none had."""
+        return _outcomes.by_model(self._database, domain)
 
     def observations(self, domain: str, role: Role | None = None) -> Iterator[Observation]:
         """Observations in the order they were stored, without their vectors.
