@@ -35,6 +35,7 @@ from pydantic_settings import (
 from foretell.errors import ConfigError
 
 RouterName = Literal[
+    "auto",
     "probe",
     "embedding",
     "knn",
@@ -323,6 +324,39 @@ class ConversationConfig(_Section):
     ttl_s: float = Field(default=3600.0, gt=0, description="a silent conversation is forgotten")
 
 
+class ExploreConfig(_Section):
+    """How much is left to chance, so that outcomes are known on both sides of the bar.
+
+    The share is ``floor + (start - floor) * 2 ** (-decisions / half_life)``. Of it, the part
+    ``aimed`` goes to queries near the bar, where an outcome teaches most; the rest to all alike.
+    """
+
+    start: _Share = Field(default=0.1, description="share at the first decision")
+    floor: _Share = Field(default=0.02, description="share that it falls to")
+    half_life: int = Field(default=2000, ge=1, description="decisions until half the way down")
+    aimed: _Share = Field(default=0.0, description="part of the share that is near the bar")
+
+    @model_validator(mode="after")
+    def _falls(self) -> ExploreConfig:
+        if self.start < self.floor:
+            raise PydanticCustomError("explore", "start must not be below floor")
+        return self
+
+
+class ShadowRunsConfig(_Section):
+    """Asking the weak model what was escalated, afterwards and off the request's path."""
+
+    share: _Share = Field(default=0.02, description="of the requests the weak model did not serve")
+    tokens_per_day: int = Field(
+        default=200_000, ge=0, description="most tokens a day (UTC), prompts included"
+    )
+    max_waiting: int = Field(default=64, ge=1, description="more are dropped, and counted")
+
+
+def _explore_tag(explore: Any) -> str:
+    return "<schedule>" if isinstance(explore, Mapping | ExploreConfig) else "<share>"
+
+
 class RouteConfig(_Section):
     """A weak model, the strong ones behind it, and what to decide between them by."""
 
@@ -339,7 +373,14 @@ class RouteConfig(_Section):
     )
     goal: Goal = QualityGoal(quality=0.95)
     domain: _Domain | None = Field(default=None, description="absent: the nearest trained domain")
-    explore: _Share = Field(default=0.0, description="random share that keeps labels honest")
+    explore: Annotated[
+        Annotated[float, Field(ge=0, le=1), Tag("<share>")]
+        | Annotated[ExploreConfig, Tag("<schedule>")],
+        Discriminator(_explore_tag),
+    ] = Field(default=0.0, description="random share that keeps labels honest, or how it falls")
+    shadow_runs: ShadowRunsConfig | None = Field(
+        default=None, description="ask the weak model some of what was escalated, afterwards"
+    )
     on_decline: Literal["strong", "weak"] = Field(
         default="strong", description="who answers without a usable estimate"
     )
@@ -350,11 +391,40 @@ class RouteConfig(_Section):
     )
 
 
+class TrafficConfig(_Section):
+    """What is kept of the requests that are served, beside the ledger.
+
+    Vectors are as telling as the text they were read from: it can be recovered from them.
+    """
+
+    text: bool = Field(default=False, description="keep what was asked and answered")
+    vectors: Literal["subspace", "full", "none"] = Field(
+        default="subspace",
+        description="of activations: the few directions that the probe reads, all, or none",
+    )
+
+
+class RetentionConfig(_Section):
+    """How long traffic is kept; what was collected or imported stays."""
+
+    days: float | None = Field(default=None, gt=0, description="older requests are erased")
+    max_gb: float | None = Field(
+        default=None, gt=0, description="the oldest are erased while the store is larger"
+    )
+
+
 class StoreConfig(_Section):
     """Where observations, outcomes and vectors are kept."""
 
     url: Annotated[str, AfterValidator(_without_password)] = "sqlite:///foretell.db"
     vectors: Path = Path("vectors")
+    traffic: TrafficConfig = TrafficConfig()
+    retention: RetentionConfig = RetentionConfig()
+    encryption_key_env: _VariableName | None = Field(
+        default=None,
+        description="variable that holds a key of 32 bytes in base64, by which texts and vectors "
+        "are encrypted",
+    )
 
 
 class AdminConfig(_Section):
@@ -401,6 +471,65 @@ class ProbesConfig(_Section):
     )
 
 
+class LabellerConfig(_Section):
+    """A labeller of one domain's traffic."""
+
+    name: str = Field(min_length=1, description="as foretell label --labeller takes it")
+    options: dict[str, str] = Field(default_factory=dict[str, str])
+
+
+class RefitConfig(_Section):
+    """When a new probe is trained; whichever comes first."""
+
+    every_h: float | None = Field(default=24.0, gt=0, description="hours since the last one")
+    new_labels: int | None = Field(default=500, ge=1, description="labels since the last one")
+    on_drift: bool = Field(default=True, description="when an alarm is raised")
+    shadow_labels: int = Field(
+        default=100, ge=0, description="labels a candidate must foretell in shadow before it serves"
+    )
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the gain's lower bound")
+
+
+class DriftConfig(_Section):
+    """What is watched, and where it becomes an alarm."""
+
+    window: int = Field(default=500, ge=50, description="requests that are compared")
+    confidence: float = Field(default=0.99, gt=0.5, lt=1, description="of each alarm")
+    psi: float = Field(default=0.25, gt=0, description="population stability index of the scores")
+    ece: float = Field(default=0.1, gt=0, lt=1, description="calibration error that is too large")
+    escalation: float = Field(
+        default=0.15, gt=0, lt=1, description="change of the strong share that is too large"
+    )
+
+
+class FlywheelConfig(_Section):
+    """The loop from traffic to a better probe."""
+
+    worker: Literal["in_process", "apart", "off"] = Field(
+        default="off",
+        description="who does the work: foretell serve, machines that run 'foretell flywheel work', "
+        "or nobody",
+    )
+    every_s: float = Field(default=60.0, gt=0, description="how often the worker looks")
+    labellers: dict[str, LabellerConfig] = Field(
+        default_factory=dict[str, LabellerConfig], description="by domain"
+    )
+    trusted: tuple[Literal["human", "code", "judge", "client"], ...] = Field(
+        default=("human", "code"), description="sources of labels a probe may be judged by"
+    )
+    influence_cap: float = Field(
+        default=0.02, gt=0, le=1, description="most of a domain's labels that one key may give"
+    )
+    refit: RefitConfig = RefitConfig()
+    drift: DriftConfig = DriftConfig()
+    webhook: str | None = Field(
+        default=None, pattern=r"^https?://", description="told of alarms, promotions and rollbacks"
+    )
+    webhook_token_env: _VariableName | None = Field(
+        default=None, description="variable that holds the webhook's bearer token"
+    )
+
+
 class Config(BaseSettings):
     """All settings of foretell; relative paths start at the working directory."""
 
@@ -418,6 +547,7 @@ class Config(BaseSettings):
     store: StoreConfig = StoreConfig()
     server: ServerConfig = ServerConfig()
     probes: ProbesConfig = ProbesConfig()
+    flywheel: FlywheelConfig = FlywheelConfig()
 
     @classmethod
     def settings_customise_sources(

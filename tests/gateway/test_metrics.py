@@ -21,6 +21,10 @@ LIVE = LiveState(
     breakers={"big": "open", "huge": "half_open"},
     strong_share={"auto": 0.25},
     keep_at={"auto": None},
+    explore={"auto": 0.05},
+    shadow_waiting=2,
+    alarms={("geo", "vectors"): True, ("geo", "scores"): False},
+    shed={"records": 0, "observations": 1, "vectors": 7},
 )
 SERVED = RequestRecord(
     id="r1",
@@ -163,14 +167,14 @@ def test_each_call_of_an_upstream_is_counted_with_its_outcome(outcome: str) -> N
     assert value(metrics, "foretell_upstream_attempts_total", target="big", outcome=outcome) == 1
 
 
-def test_refusals_feedback_and_shed_records_are_counted() -> None:
+def test_refusals_feedback_and_shadow_runs_are_counted() -> None:
     metrics = gateway_metrics()
     metrics.rejected("invalid_api_key")
     metrics.took_feedback("human")
-    metrics.shed(3)
+    metrics.ran_shadow("done")
     assert value(metrics, "foretell_rejected_total", reason="invalid_api_key") == 1
     assert value(metrics, "foretell_feedback_total", source="human") == 1
-    assert value(metrics, "foretell_records_shed_total") == 3
+    assert value(metrics, "foretell_shadow_runs_total", outcome="done") == 1
 
 
 def test_gauges_show_what_is_so_when_they_are_read() -> None:
@@ -181,6 +185,12 @@ def test_gauges_show_what_is_so_when_they_are_read() -> None:
     assert value(metrics, "foretell_breaker_state", target="huge") == 1
     assert value(metrics, "foretell_strong_share", route="auto") == 0.25
     assert value(metrics, "foretell_keep_at", route="auto") is None
+    assert value(metrics, "foretell_explore", route="auto") == 0.05
+    assert value(metrics, "foretell_shadow_runs_waiting") == 2
+    assert value(metrics, "foretell_alarm", domain="geo", alarm="vectors") == 1
+    assert value(metrics, "foretell_alarm", domain="geo", alarm="scores") == 0
+    assert value(metrics, "foretell_records_shed_total") == 0
+    assert value(metrics, "foretell_vectors_shed_total") == 7
 
 
 def test_names_that_a_reload_brings_may_be_labels_and_old_ones_stay() -> None:
@@ -283,5 +293,6 @@ def test_every_metric_says_what_it_is() -> None:
 
 def test_two_gateways_in_one_process_count_apart() -> None:
     one, other = gateway_metrics(), gateway_metrics()
-    one.shed(1)
-    assert value(other, "foretell_records_shed_total") == 0
+    one.ran_shadow("done")
+    assert value(one, "foretell_shadow_runs_total", outcome="done") == 1
+    assert value(other, "foretell_shadow_runs_total", outcome="done") is None

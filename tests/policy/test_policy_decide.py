@@ -57,7 +57,8 @@ def test_exploring_flips_exactly_the_draws_below_its_share(p, bar, explore, draw
         assert decision.serve != plain.serve
         assert decision.propensity == explore
     else:
-        assert decision == replace(plain, propensity=1 - explore if explore else None)
+        by_chance = {"propensity": 1 - explore if explore else None, "p_weak": decision.p_weak}
+        assert decision == replace(plain, **by_chance)
 
 
 @given(st.none() | chances, chances, roles, roles, draws)
@@ -78,6 +79,7 @@ def test_without_an_estimate_the_declared_model_serves_and_nothing_is_explored(b
     decision = decide(None, keep_at=bar, on_decline=role, explore=1, draw=draw)
     assert (decision.action, decision.serve, decision.p_success) == ("declined", role, None)
     assert (decision.cause, decision.propensity) == ("no_estimate", None)
+    assert decision.p_weak == (role == "weak")
     assert decision.reason == (
         f"there is no estimate for this query, so the {role} model serves it"
     )
@@ -181,7 +183,7 @@ def test_the_reason_never_shows_unequal_numbers_as_equal(p, bar):
         ({"keep_at": math.nan}, "keep_at is nan"),
         ({"keep_at": -0.1}, "keep_at is -0.1"),
         ({"keep_at": math.inf}, "keep_at is inf"),
-        ({"keep_at": 0.5, "explore": 1.5, "draw": 0.5}, "explore is 1.5"),
+        ({"keep_at": 0.5, "explore": 1.5, "draw": 0.5}, "explore's rate is 1.5"),
         ({"keep_at": 0.5, "explore": 0.1}, "pass draw"),
         ({"keep_at": 0.5, "explore": 0.1, "draw": 1.0}, "draw is 1.0"),
     ],

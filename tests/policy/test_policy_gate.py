@@ -38,7 +38,7 @@ def test_a_gate_records_what_it_saw_and_how_long_the_probe_took():
     gate = early_exit_gate([stage(0.25)], clock=lambda: next(ticks))
     assert not gate(MIDDLE, np.ones(4, dtype=np.float32))
     assert gate.reading == GateReading(
-        read_point=MIDDLE, estimate=estimate(0.25, 4.0), seconds=0.25, passed=False
+        read_point=MIDDLE, estimate=estimate(0.25, 4.0), seconds=0.25, settled=True
     )
 
 
@@ -72,8 +72,23 @@ def test_an_early_stage_stops_the_hopeless_and_a_later_one_decides_the_rest():
     assert gate(MIDDLE, VECTOR)
     assert not gate(late, VECTOR)
     assert gate.reading == GateReading(
-        read_point=late, estimate=estimate(0.4), seconds=3.0, passed=False
+        read_point=late, estimate=estimate(0.4), seconds=3.0, settled=True
     )
+
+
+def test_what_an_early_stage_settles_is_the_last_word_though_the_prefill_goes_on():
+    late = ReadPoint(28, "last")
+    settling = GateStage(
+        read_point=MIDDLE,
+        foretell=lambda _: estimate(0.1),
+        goes_on=lambda _: True,
+        settles=lambda seen: seen.p_success < 0.3,
+    )
+    gate = early_exit_gate([settling, stage(0.9, read_point=late)])
+    assert gate(MIDDLE, VECTOR)
+    assert gate(late, VECTOR)
+    assert gate.reading is not None
+    assert (gate.reading.read_point, gate.reading.estimate) == (MIDDLE, estimate(0.1))
 
 
 def test_a_chance_that_is_not_a_number_does_not_pass():

@@ -220,12 +220,14 @@ def test_exploring_goes_from_the_weak_model_to_the_pick_and_back(draw, explore):
     flipped = draw < explore
     assert up.target == ("middling" if flipped else "small")
     assert down.target == ("small" if flipped else "middling")
+    assert (up.p_weak, down.p_weak) == (1 - explore, explore)
 
 
 def test_within_a_budget_nothing_is_explored_that_does_not_fit():
     rule = {"explore": 1.0, "draw": 0.0}
     assert in_pool(BudgetGoal(usd=0.001), **rule).action == "keep"
     assert in_pool(BudgetGoal(usd=0.0001), **rule).action == "keep"
+    assert in_pool(BudgetGoal(usd=0.0001), **rule).p_weak == 1.0
     assert in_pool(BudgetGoal(usd=0.005), **rule).target == "small"
     free = decide_in_pool(
         ESTIMATE, COSTS | {"small": None}, order=ORDER, goal=BudgetGoal(usd=0.01), **rule

@@ -301,7 +301,7 @@ def test_a_card_that_does_not_fit_the_arrays_is_refused(folder, changes, complai
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"schema_version": 1}, "schema version 1; this foretell reads 2 and 3, so upgrade"),
+        ({"schema_version": 1}, "schema version 1; this foretell reads 2, 3 and 4, so upgrade"),
         ({"schema_version": None}, "schema version None"),
         ({"n_train": "many"}, "card.json: n_train: .*integer"),
         ({"surprise": 1}, "card.json: surprise"),
@@ -327,7 +327,7 @@ def test_a_probe_of_the_version_before_is_read_and_saved_as_one_of_today(
     loaded = load_probe(folder)
     assert (loaded.card.depth, loaded.heads.pool, loaded.held_out.pool) == (None, {}, {})
     again = save_probe(selection.probe, loaded.card, tmp_path / "again", held_out=held_out)
-    assert again.schema_version == 3
+    assert again.schema_version == 4
     assert load_probe(tmp_path / "again").card == again
 
 

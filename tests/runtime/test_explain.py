@@ -24,7 +24,7 @@ from foretell.errors import StoreError
 from foretell.policy import decide
 from foretell.probes import FittedAttentionProbe, HeldOut
 from foretell.records import Decision, Estimate, ReadPoint, RoutingData
-from foretell.runtime import Bar, bar_for, newest_probe, train_probe
+from foretell.runtime import Bar, bar_for, serving_probe, train_probe
 from foretell.runtime._changes import GoalLadder, keeps, turning_points
 from foretell.runtime._explain import Explainer, nearby_outcomes, top_tokens
 from foretell.runtime._neighbours import Neighbours
@@ -284,7 +284,7 @@ def trained(labelled_folder, tmp_path_factory):
             nested=False,
             kinds=("linear",),
         )
-    return newest_probe(folder, "toy")
+    return serving_probe(folder, "toy")
 
 
 def opened_store(folder):

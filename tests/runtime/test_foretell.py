@@ -8,7 +8,7 @@ import pytest
 from foretell import Decision, Foretell, Reply, Sampling
 from foretell.errors import ConfigError, EngineClosedError, InputError, ProbeMismatchError
 from foretell.prefill.engines.tiny import TinyEngine
-from foretell.runtime import newest_probe
+from foretell.runtime import serving_probe
 from toy_project import CONFIG, changed, foretell, write_config, write_project
 
 NORTH = [{"role": "user", "content": "Which town in the north is nr 3?"}]
@@ -65,7 +65,7 @@ def test_serving_foretells_what_training_foretold():
     """The probe on a stored query's own prefill gives the chance that it gives on the store."""
     with Foretell.from_config("foretell.yaml") as ft, ft.open_store() as store:
         data = store.load_routing_data("toy", split="test")
-        probe = newest_probe(Path("probes"), "toy").probe
+        probe = serving_probe(Path("probes"), "toy").probe
         stored = probe.chances(data)
         by_id = {query.id: query for query in store.queries("toy")}
         decisions = [ft.route(by_id[query_id].messages) for query_id in data.ids]
@@ -112,7 +112,7 @@ def test_a_route_without_a_domain_takes_the_only_trained_one(project):
         assert ft.route(NORTH).router == "probe toy@1"
 
 
-def test_the_newest_probe_serves(project):
+def test_the_serving_probe_serves(project):
     assert foretell(project, "train --domain toy --no-nested --seed 1").code == 0
     with Foretell.from_config("foretell.yaml") as ft:
         assert ft.route(NORTH).router == "probe toy@2"

@@ -10,7 +10,7 @@ import pytest
 
 from foretell.errors import InputError, TrainingDataError
 from foretell.records import Outcome, ReadPoint
-from foretell.runtime import EarlyLook, ProbeEstimator, early_probes, newest_probe, train_probe
+from foretell.runtime import EarlyLook, ProbeEstimator, early_probes, serving_probe, train_probe
 from foretell.runtime._collect import answered_by
 from foretell.runtime._training import within_depth
 from foretell.store import Store
@@ -65,7 +65,7 @@ def test_each_member_of_a_pool_is_foretold_from_the_same_prefill(
 ):
     folder = tmp_path / "probes"
     train(pooled_store, folder, strong_model="big-1", pool=POOL)
-    saved = newest_probe(folder, "toy")
+    saved = serving_probe(folder, "toy")
     estimator = ProbeEstimator.of(saved)
     assert set(estimator.own_points) == {*saved.probe.read_points, *saved.heads.read_points}
     prompt = engine.render(queries[1].messages)
@@ -81,7 +81,7 @@ def test_each_member_of_a_pool_is_foretold_from_the_same_prefill(
 def test_goals_find_the_chances_and_outcomes_of_the_pool(pooled_store, tmp_path):
     folder = tmp_path / "probes"
     train(pooled_store, folder, strong_model="big-1", pool=POOL)
-    held_out = newest_probe(folder, "toy").held_out
+    held_out = serving_probe(folder, "toy").held_out
     assert set(held_out.p_pool) == set(held_out.pool) == {"mid"}
     np.testing.assert_array_equal(held_out.pool["mid"], held_out.weak)
     assert np.isfinite(held_out.p_pool["mid"]).all()
@@ -90,7 +90,7 @@ def test_goals_find_the_chances_and_outcomes_of_the_pool(pooled_store, tmp_path)
 def test_a_pool_of_the_strong_model_itself_is_foretold_as_it_is(pooled_store, tmp_path):
     folder = tmp_path / "probes"
     train(pooled_store, folder, strong_model="big-1", pool={"again": "big-1"})
-    held_out = newest_probe(folder, "toy").held_out
+    held_out = serving_probe(folder, "toy").held_out
     np.testing.assert_array_equal(held_out.p_pool["again"], held_out.p_strong)
     np.testing.assert_array_equal(held_out.pool["again"], held_out.strong)
 
@@ -98,7 +98,7 @@ def test_a_pool_of_the_strong_model_itself_is_foretold_as_it_is(pooled_store, tm
 def test_early_probes_foretell_the_strong_model_too(labelled_store, tmp_path, engine, queries):
     folder = tmp_path / "probes"
     train(labelled_store, folder)
-    saved = newest_probe(folder, "toy")
+    saved = serving_probe(folder, "toy")
     (early, *_) = early_probes(folder, saved)
     strong = early.heads.strong
     assert strong.read_point == early.card.read_point
@@ -119,7 +119,7 @@ def test_early_probes_foretell_the_strong_model_too(labelled_store, tmp_path, en
 def test_no_layer_beyond_the_limit_is_read(labelled_store, tmp_path, max_depth, engine):
     folder = tmp_path / "probes"
     card = train(labelled_store, folder, max_depth=max_depth).card
-    saved = newest_probe(folder, "toy")
+    saved = serving_probe(folder, "toy")
     layers = engine.identity.n_layers
     for point in ProbeEstimator.of(saved).read_points:
         assert (point.layer + 1) / layers <= max_depth

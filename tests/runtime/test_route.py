@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from foretell.config import Price
+from foretell.config import ExploreConfig, Price
 from foretell.errors import ContextOverflowError, InputError, RoutingError, UpstreamError
 from foretell.prefill import Prefill, PrefillEngine
 from foretell.probes import FittedLinearProbe
 from foretell.records import Answer, Message, ReadPoint, Sampling, Usage
 from foretell.runtime import Bar, EarlyLook, NoEstimator, ProbeEstimator, Route
+from foretell.runtime._estimators import OutsideEstimator
 
 ASKED = [{"role": "user", "content": "Which town is it?"}]
 TOO_LONG = [{"role": "user", "content": "long " * 500}]
@@ -217,12 +218,49 @@ def test_an_error_that_is_not_the_upstreams_is_not_papered_over(engine):
 
 
 @pytest.mark.parametrize(("chance", "served"), [(0.9, "large"), (0.1, "small")])
-def test_exploring_flips_the_decision_and_never_stops_the_prefill(engine, chance, served):
+def test_exploring_flips_the_decision(engine, chance, served):
     strong = QueuedModel("large", ["a town"])
-    early = (EarlyLook(probe=probe(0.1, layer=1), bar=0.3),)
-    reply = route(engine, chance, [strong], explore=1.0, early=early).chat(ASKED, FOUR)
+    reply = route(engine, chance, [strong], explore=1.0).chat(ASKED, FOUR)
     assert (reply.decision.action, reply.model) == ("explore", served)
-    assert reply.decision.stopped_at is None
+
+
+@pytest.mark.parametrize("chance", [0.1, 0.9])
+def test_what_an_early_look_finds_hopeless_explores_by_that_look(engine, chance):
+    """Whatever the whole prefill would have shown: only so is ``p_weak`` the same either way."""
+    early = (EarlyLook(probe=probe(0.2, layer=1), bar=0.3),)
+    some = route(engine, chance, [QueuedModel("large", [])], explore=0.25, early=early)
+    decisions = [some.decide(ASKED) for _ in range(60)]
+    assert {d.p_weak for d in decisions} == {0.25}
+    assert [d.p_success for d in decisions] == pytest.approx([0.2] * 60)
+    # What explores is read to the end, the rest no further than the look.
+    assert {(d.action, d.serve, d.stopped_at) for d in decisions} == {
+        ("explore", "weak", None),
+        ("escalate", "strong", 1),
+    }
+
+
+def test_a_schedule_falls_with_the_decisions(engine):
+    schedule = ExploreConfig(start=0.4, floor=0.1, half_life=1, aimed=0.5)
+    some = route(engine, 0.9, [QueuedModel("large", [])], explore=schedule)
+    # Far from the bar of 0.5 the half of it that is aimed adds nothing.
+    rates = [1 - some.decide(ASKED).p_weak for _ in range(3)]
+    assert rates == pytest.approx([0.2, 0.125, 0.0875])
+
+
+def test_what_a_router_decides_by_the_text_is_not_explored_where_it_does_not_fit(engine):
+    keyword = Route(
+        name="auto",
+        weak_name="small",
+        weak=engine,
+        strong=[QueuedModel("large", [])],
+        estimator=OutsideEstimator.constant("keyword", 0.1, "toy"),
+        bar=Bar(keep_at=0.5, reason="for the test"),
+        explore=0.5,
+        rng=np.random.default_rng(0),
+    )
+    decision = keyword.decide(TOO_LONG)
+    assert (decision.action, decision.cause, decision.p_weak) == ("declined", "context", 0.0)
+    assert keyword.decide(ASKED).p_weak == 0.5
 
 
 def test_about_as_many_explore_as_was_asked_for(engine):

@@ -13,7 +13,7 @@ from foretell.runtime import (
     Bar,
     early_looks,
     early_probes,
-    newest_probe,
+    serving_probe,
     probe_versions,
     the_metric,
     train_probe,
@@ -32,14 +32,14 @@ def test_the_first_probe_is_version_one_and_each_further_one_the_next(labelled_s
     first, second = train(labelled_store, folder), train(labelled_store, folder, seed=1)
     assert (first.card.name, second.card.name) == ("toy@1", "toy@2")
     assert probe_versions(folder, "toy") == [1, 2]
-    assert newest_probe(folder, "toy").card == second.card
+    assert serving_probe(folder, "toy").card == second.card
     assert load_probe(folder / "toy" / "1").card == first.card
     assert trained_domains(folder) == ["toy"]
 
 
 def test_a_probe_carries_the_evidence_that_goals_need(labelled_store, tmp_path, engine):
     trained = train(labelled_store, tmp_path / "probes")
-    saved = newest_probe(tmp_path / "probes", "toy")
+    saved = serving_probe(tmp_path / "probes", "toy")
     assert saved.card.created.startswith("2030-01-02")
     assert saved.card.model == engine.identity
     assert len(saved.held_out.p_success) == 120
@@ -62,7 +62,7 @@ def test_progress_is_told_to_the_end(labelled_store, tmp_path):
 def test_early_probes_lie_below_the_chosen_one_and_rarely_stop_a_keep(labelled_store, tmp_path):
     folder = tmp_path / "probes"
     trained = train(labelled_store, folder)
-    saved = newest_probe(folder, "toy")
+    saved = serving_probe(folder, "toy")
     early = early_probes(folder, saved)
     assert [probe.card for probe in early] == sorted(
         trained.early, key=lambda card: card.read_point
@@ -81,7 +81,7 @@ def test_early_probes_lie_below_the_chosen_one_and_rarely_stop_a_keep(labelled_s
 def test_looks_are_by_gain_where_the_bar_is(labelled_store, tmp_path):
     folder = tmp_path / "probes"
     train(labelled_store, folder)
-    saved = newest_probe(folder, "toy")
+    saved = serving_probe(folder, "toy")
     early = early_probes(folder, saved)
     bar = Bar(keep_at=0.9, least_gain=0.1, reason="for the test")
     kept = bar.keeps(saved.held_out)
@@ -102,7 +102,7 @@ def test_what_a_crash_left_of_a_version_is_not_taken_for_a_part_of_it(labelled_s
     (folder / "toy" / "1.early" / "layer0_last").mkdir(parents=True, exist_ok=True)
     again = train(labelled_store, folder)
     assert again.card.version == 1
-    names = {probe.card.read_point for probe in early_probes(folder, newest_probe(folder, "toy"))}
+    names = {probe.card.read_point for probe in early_probes(folder, serving_probe(folder, "toy"))}
     assert names == {card.read_point for card in again.early}
 
 
@@ -110,13 +110,13 @@ def test_there_is_no_probe_before_training(tmp_path):
     assert probe_versions(tmp_path, "toy") == []
     assert trained_domains(tmp_path / "nowhere") == []
     with pytest.raises(ProbeFileError, match="foretell train --domain toy"):
-        newest_probe(tmp_path, "toy")
+        serving_probe(tmp_path, "toy")
 
 
 @pytest.mark.parametrize("domain", ["", ".", "..", "../toy", "a/b", "/etc", ".hidden"])
 def test_a_domain_never_leads_out_of_the_folder(domain, tmp_path):
     with pytest.raises(InputError, match="cannot name a folder"):
-        newest_probe(tmp_path, domain)
+        serving_probe(tmp_path, domain)
 
 
 def test_the_only_metric_need_not_be_named(labelled_store):

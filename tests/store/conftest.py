@@ -106,6 +106,15 @@ def postgresql_url() -> str:
     return POSTGRESQL
 
 
+@pytest.fixture
+def empty_postgresql(postgresql_url: str) -> str:
+    """URL of the PostgreSQL database, which is empty; skips the test where there is none."""
+    if not postgresql_url:
+        pytest.skip("no PostgreSQL here; 'make test-postgresql' brings one")
+    empty(postgresql_url)
+    return postgresql_url
+
+
 @pytest.fixture(params=["sqlite", *(["postgresql"] if POSTGRESQL else [])])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store, in turn on every database there is; its clock stands at ``NOW``."""

@@ -26,12 +26,12 @@ class UnreliableStore:
         self.open = threading.Event()
         self.open.set()
 
-    def append_requests(self, records: Sequence[RequestRecord]) -> None:
+    def append_traffic(self, records: Sequence[RequestRecord], observations=()) -> None:
         self.tries += 1
         self.open.wait(NEVER_S)
         if self.failure is not None:
             raise self.failure
-        self.store.append_requests(records)
+        self.store.append_traffic(records, observations)
         self.commits.append(len(records))
 
 
@@ -123,7 +123,10 @@ def test_a_store_that_fails_is_tried_again_and_the_queue_is_kept(unreliable, ser
         assert recorder.flush()
         assert (recorder.queued, recorder.shed, recorder.error) == (0, 0, None)
     assert ids(unreliable.store) == {f"{i}" for i in range(30)}
-    assert "records of requests wait: the disk is full" in caplog.text
+    assert (
+        "30 records of requests, 0 observations and the vectors of 0 wait: the disk is full"
+        in caplog.text
+    )
 
 
 def test_waits_between_tries_double_up_to_the_longest(unreliable, served):
@@ -160,7 +163,7 @@ def test_a_flush_says_when_what_it_waited_for_was_shed(unreliable, served):
         flushed: list[bool] = []
         flush = threading.Thread(target=lambda: flushed.append(recorder.flush(20)))
         flush.start()
-        wait_until(lambda: recorder._flushes == 1)
+        wait_until(lambda: recorder._row_flushes == 1)
         recorder.put(served("newest"))
         unreliable.open.set()
         flush.join()
@@ -242,7 +245,8 @@ def test_closing_before_a_store_that_hangs_ends_too(unreliable, served, caplog):
     recorder.put(served("queued"))
     recorder.close(timeout_s=0.01)
     assert recorder.shed == 1
-    assert "1 records of requests were not stored: the store hangs" in caplog.text
+    assert "1 records of requests" in caplog.text
+    assert "were not stored: the store hangs" in caplog.text
     unreliable.open.set()
     wait_until(lambda: not recorder._thread.is_alive())
     assert ids(unreliable.store) == {"being written"}

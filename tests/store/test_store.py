@@ -302,7 +302,7 @@ def test_a_deleted_domain_leaves_no_rows_and_no_vectors_but_its_neighbour_stays(
     assert store.delete_domain("geo") == 1
     assert store.delete_domain("geo") == 0
     assert [counts.domain for counts in store.domains()] == ["maths"]
-    assert [path.name[:5] for path in (tmp_path / "vectors").iterdir()] == ["maths"]
+    assert [path.name[:5] for path in (tmp_path / "vectors").glob("*.parquet")] == ["maths"]
     assert len(store.load_routing_data("maths").activations) == 2
 
 
@@ -414,7 +414,7 @@ def test_vectors_that_are_not_finite_are_refused_with_their_number(store, observ
 
 def test_a_missing_vector_file_is_named(store, observe, tmp_path):
     store.append([observe("1")])
-    (shard,) = (tmp_path / "vectors").iterdir()
+    (shard,) = (tmp_path / "vectors").glob("*.parquet")
     shard.rename(tmp_path / "elsewhere")
     with pytest.raises(StoreError, match=f"cannot read vectors from .*{shard.name}"):
         store.load_routing_data("geo")
@@ -422,9 +422,9 @@ def test_a_missing_vector_file_is_named(store, observe, tmp_path):
 
 def test_a_vector_file_of_other_queries_is_refused(store, observe, tmp_path):
     store.append([observe("1")])
-    (first,) = (tmp_path / "vectors").iterdir()
+    (first,) = (tmp_path / "vectors").glob("*.parquet")
     store.append([observe("2")])
-    (second,) = set((tmp_path / "vectors").iterdir()) - {first}
+    (second,) = set((tmp_path / "vectors").glob("*.parquet")) - {first}
     first.write_bytes(second.read_bytes())
     with pytest.raises(StoreError, match="vectors of other queries"):
         store.load_routing_data("geo")
@@ -432,7 +432,7 @@ def test_a_vector_file_of_other_queries_is_refused(store, observe, tmp_path):
 
 def test_a_foreign_vector_file_is_refused(store, observe, tmp_path):
     store.append([observe("1")])
-    (shard,) = (tmp_path / "vectors").iterdir()
+    (shard,) = (tmp_path / "vectors").glob("*.parquet")
     pq.write_table(pq.read_table(shard).replace_schema_metadata({}), shard)
     with pytest.raises(StoreError, match="format None, wanted 1"):
         store.load_routing_data("geo")
@@ -440,4 +440,4 @@ def test_a_foreign_vector_file_is_refused(store, observe, tmp_path):
 
 def test_all_vectors_of_one_call_are_in_one_file(store, observe, tmp_path: Path):
     store.append([observe(str(i)) for i in range(10)])
-    assert len(list((tmp_path / "vectors").iterdir())) == 1
+    assert len(list((tmp_path / "vectors").glob("*.parquet"))) == 1

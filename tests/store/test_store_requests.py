@@ -67,7 +67,7 @@ example_by_example = settings(
 
 def test_these_tests_run_on_postgresql_too(request):
     if not request.getfixturevalue("postgresql_url"):
-        pytest.skip("no PostgreSQL here; name an empty database in FORETELL_TEST_POSTGRESQL")
+        pytest.skip("no PostgreSQL here; 'make test-postgresql' brings one")
 
 
 @example_by_example

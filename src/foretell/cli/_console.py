@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +31,15 @@ def print_json(value: Any) -> None:
 def print_drawing(drawing: str) -> None:
     """Lines with ANSI colours on stdout; without them where colours are not wanted."""
     out.print(Text.from_ansi(drawing), no_wrap=True, overflow="crop")
+
+
+def between(value: Mapping[str, Any]) -> str:
+    """A number with its interval in brackets, where it has one, as JSON holds the two."""
+    if value["value"] is None:
+        return "undefined"
+    if value["low"] is None:
+        return f"{value['value']:.3f}"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 @contextmanager

@@ -1,25 +1,20 @@
-"""Verbs that look: doctor, models, config, probes, data."""
+"""Verbs that look: doctor, models, config, data."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from foretell.cli._console import out, print_json, waiting
 from foretell.cli._options import DEFAULT_CONFIG, ConfigPath, DomainName, JsonFlag
-from foretell.errors import InputError
-
-if TYPE_CHECKING:
-    from foretell.probes import ProbeCard
 
 models = typer.Typer(help="Fetch, check and remove weights.", no_args_is_help=True)
 settings = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
-probes = typer.Typer(help="Look at trained probes.", no_args_is_help=True)
 data = typer.Typer(help="Look at what is stored, and erase it.", no_args_is_help=True)
 
 
@@ -128,69 +123,6 @@ def show(config: ConfigPath = DEFAULT_CONFIG) -> None:
     print_json(json.loads(load_config(config).model_dump_json()))
 
 
-@probes.command("ls")
-def list_probes(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) -> None:
-    """Trained probes, newest version last; the newest of a domain is the one that serves."""
-    from foretell.config import load_config
-    from foretell.probes import load_probe
-    from foretell.runtime import probe_versions, trained_domains
-
-    folder = load_config(config).probes.dir
-    cards = [
-        load_probe(folder / domain / str(version)).card
-        for domain in trained_domains(folder)
-        for version in probe_versions(folder, domain)
-    ]
-    if as_json:
-        print_json({"probes": [_summary(card) for card in cards]})
-        return
-    table = Table("probe", "reads", "queries", "AUROC", "made", "model", box=None, pad_edge=False)
-    for card in cards:
-        value = card.metrics["auroc"].value
-        table.add_row(
-            card.name,
-            str(card.read_point),
-            str(card.n_train),
-            "–" if value is None else f"{value:.3f}",
-            card.created[:10],
-            f"{card.model.source} {card.model.quantisation}",
-        )
-    out.print(table if cards else f"there are no probes in {folder}; run foretell train")
-
-
-def _summary(card: ProbeCard) -> dict[str, Any]:
-    return {
-        "probe": card.name,
-        "domain": card.domain,
-        "read_point": card.read_point.name,
-        "train_size": card.n_train,
-        "model": str(card.model),
-        "auroc": card.metrics["auroc"].value,
-        "created": card.created,
-    }
-
-
-@probes.command("show")
-def show_probe(
-    probe: Annotated[str, typer.Argument(help="domain, or domain@version")],
-    config: ConfigPath = DEFAULT_CONFIG,
-) -> None:
-    """A probe's card, as JSON."""
-    from foretell.config import load_config
-    from foretell.probes import load_probe
-    from foretell.runtime import newest_probe, probe_versions
-
-    folder = load_config(config).probes.dir
-    domain, at, version = probe.partition("@")
-    if at and (not version.isdigit() or int(version) not in probe_versions(folder, domain)):
-        known = ", ".join(f"{domain}@{v}" for v in probe_versions(folder, domain)) or "none"
-        raise InputError(
-            f"there is no probe {probe!r} in {folder}; of {domain!r} there are {known}"
-        )
-    card = load_probe(folder / domain / version).card if at else newest_probe(folder, domain).card
-    out.print_json((folder / domain / str(card.version) / "card.json").read_text("utf-8"))
-
-
 @data.command()
 def stats(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) -> None:
     """How much is stored, by domain."""
@@ -239,5 +171,4 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
     app.add_typer(models, name="models")
     app.add_typer(settings, name="config")
-    app.add_typer(probes, name="probes")
     app.add_typer(data, name="data")

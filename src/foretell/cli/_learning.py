@@ -1,10 +1,10 @@
-"""Verbs that learn: collect, label, train, evaluate."""
+"""Verbs that learn: collect, train, evaluate."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,27 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foretell.cli._console import counting, out, print_drawing, print_json, tracking, waiting
-from foretell.cli._options import DEFAULT_CONFIG, ConfigPath, DomainName, JsonFlag, RouteName
+from foretell.cli._options import (
+    DEFAULT_CONFIG,
+    ConfigPath,
+    DomainName,
+    DomainRoute,
+    JsonFlag,
+    RouteName,
+    StrongName,
+    WeakName,
+)
 from foretell.errors import InputError
 from foretell.records import Observation, ReadPoint, Role, Sampling
 
-DomainRoute = Annotated[
-    str | None,
-    typer.Option("--route", help="whose models count; the first of the domain by default"),
-]
-WeakName = Annotated[
-    str | None,
-    typer.Option("--weak", help="weak model whose answers count; the route's by default"),
-]
-StrongName = Annotated[
-    str | None,
-    typer.Option("--strong", help="strong model whose answers count; the route's first by default"),
-]
-
 if TYPE_CHECKING:
     from foretell.probes import DepthLimit, StrongHeadSettings, TokensHeadSettings
-    from foretell.runtime import Foretell
-    from foretell.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,75 +127,6 @@ def collect(
             result["pool"] = pool
     if json:
         print_json(result)
-
-
-def label(
-    domain: DomainName,
-    labeller: Annotated[
-        str,
-        typer.Option(help="json_field, json_schema, exact, numeric, code, sql, judge, import, …"),
-    ],
-    config: ConfigPath = DEFAULT_CONFIG,
-    option: Annotated[
-        list[str] | None, typer.Option(help="name=value for the labeller; may be repeated")
-    ] = None,
-    parallel: Annotated[int, typer.Option(min=1, help="answers at once")] = 4,
-    people: Annotated[
-        str | None,
-        typer.Option(
-            help="metric of people's labels to compare a judge with, where they have several"
-        ),
-    ] = None,
-    canaries: Annotated[
-        int,
-        typer.Option(min=0, help="try so many bad answers that ask for a good verdict; 0: none"),
-    ] = 0,
-    seed: Annotated[int, typer.Option(help="decides the canaries")] = 0,
-    route: DomainRoute = None,
-    weak: WeakName = None,
-    strong: StrongName = None,
-    json: JsonFlag = False,
-) -> None:
-    """Judge stored answers: did each succeed?
-
-    What is imported is about one weak and one strong model; the other labellers judge the answers
-    of all. A judge is compared with the labels of people, as far as there are any.
-
-    Example: foretell label --domain geo --labeller json_field --option field=country
-    """
-    from foretell.cli._members import members_of
-    from foretell.runtime import Foretell
-    from foretell.store import load_outcomes
-
-    options = _name_values(option or ())
-    with Foretell.from_config(config) as ft, ft.open_store() as store:
-        if labeller == "import":
-            if set(options) != {"file"}:
-                raise InputError("labeller import takes one option: --option file=outcomes.jsonl")
-            outcomes = load_outcomes(Path(options["file"]), domain)
-            members = members_of(ft, store, domain, route=route, weak=weak, strong=strong)
-            for role, key in (("weak", members.weak), ("strong", members.strong)):
-                store.put_outcomes((o for o in outcomes if o.role == role), model_key=key)
-            result: dict[str, Any] = {"domain": domain, "imported": len(outcomes)}
-        else:
-            result = _label_and_compare(
-                ft,
-                store,
-                domain,
-                labeller,
-                options,
-                strong=lambda: members_of(ft, store, domain, route=route, strong=strong).strong,
-                parallel=parallel,
-                people=people,
-                canaries=canaries,
-                seed=seed,
-            )
-    if json:
-        print_json(result)
-    elif "imported" in result:
-        out.print(f"{result['imported']} outcomes imported")
-    else:
-        _print_labelled(result)
 
 
 def train(
@@ -450,124 +375,10 @@ def evaluate(
         out.print(f"report: {path}")
 
 
-def _label_and_compare(
-    ft: Foretell,
-    store: Store,
-    domain: str,
-    name: str,
-    options: Mapping[str, str],
-    *,
-    strong: Callable[[], str | None],
-    parallel: int,
-    people: str | None,
-    canaries: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Label all answers of a domain; of a judge also say what it took and how it compares."""
-    from dataclasses import asdict
-
-    import numpy as np
-
-    from foretell.flywheel import (
-        Attributed,
-        Judge,
-        Workshop,
-        compare_with_people,
-        label_domain,
-        make_labeller,
-        try_canaries,
-    )
-
-    with Workshop(ft, store, domain, strong=strong) as workshop:
-        labeller = make_labeller(name, options, workshop)
-        answers = sum(one.weak + one.strong for one in store.domains() if one.domain == domain)
-        with counting(f"labelling by {labeller.metric}", answers) as advance:
-            counts = label_domain(store, domain, labeller, parallel=parallel, on_done=advance)
-        result: dict[str, Any] = {
-            "domain": domain,
-            **{role: asdict(row) for role, row in counts.items()},
-        }
-        if canaries:
-            rng = np.random.default_rng(seed)
-            tried = try_canaries(labeller, store.queries(domain), canaries, rng)
-            result["canaries"] = asdict(tried)
-        if isinstance(labeller, Judge):
-            result["judge"] = {"model": labeller.author, **asdict(labeller.used)}
-        if isinstance(labeller, Attributed) and labeller.source == "judge":
-            compared = compare_with_people(store, domain, labeller, people=people)
-            result["people"] = [asdict(one) for one in compared]
-    return result
-
-
-def _print_labelled(result: Mapping[str, Any]) -> None:
-    """The same for people to read."""
-    for role in ("weak", "strong"):
-        row = result[role]
-        if not row["queries"]:
-            continue
-        rate = row["success_rate"]
-        share = "none could be told" if rate is None else f"{rate:.1%} succeeded"
-        out.print(f"{role}: {row['labelled']} of {row['queries']} labelled, {share}")
-        for reason, count in row["reasons"].items():
-            out.print(f"  {count} × {reason}", markup=False)
-    if judge := result.get("judge"):
-        out.print(
-            f"judge {judge['model']}: {judge['calls']} calls, {judge['cached']} verdicts from the "
-            f"cache, {judge['usd']:.4f} USD",
-            markup=False,
-        )
-    if canaries := result.get("canaries"):
-        share, judged = _between(canaries["fooled"]), canaries["fooled"]["n"]
-        out.print(f"bad answers that passed: {share} of {judged} tried and judged", markup=False)
-    for one in result.get("people", ()):
-        _print_compared(one)
-
-
-def _print_compared(one: Mapping[str, Any]) -> None:
-    """A judge against people, over one model's answers."""
-    quality = one["honesty"]["quality"]
-    out.print(
-        f"{one['role']} ({one['model']}) against people's labels by {one['people']}, on "
-        f"{quality['agreement']['n']} answers:",
-        markup=False,
-    )
-    for title, value in (
-        ("agreement", quality["agreement"]),
-        ("sensitivity", quality["sensitivity"]),
-        ("specificity", quality["specificity"]),
-        ("success rate as judged", one["honesty"]["apparent"]),
-        ("corrected (Rogan-Gladen)", one["honesty"]["rogan_gladen"]),
-        ("corrected (prediction-powered)", one["honesty"]["prediction_powered"]),
-    ):
-        out.print(f"  {title:30} {_between(value)}", markup=False)
-    if differ := quality["disagreements"]:
-        more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
-        out.print(f"  they differ on {', '.join(differ[:5])}{more}", markup=False)
-
-
-def _between(value: Mapping[str, Any]) -> str:
-    """A share with its interval in brackets, where it has one."""
-    if value["value"] is None:
-        return "undefined"
-    if value["low"] is None:
-        return f"{value['value']:.3f}"
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-
-
 def _metrics(head: StrongHeadSettings | TokensHeadSettings | None) -> dict[str, Any] | None:
     from dataclasses import asdict
 
     return head and {name: asdict(value) for name, value in head.metrics.items()}
-
-
-def _name_values(options: tuple[str, ...] | list[str]) -> dict[str, str]:
-    values: dict[str, str] = {}
-    for text in options:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise InputError(f"option {text!r} is not name=value; write --option field=country")
-        values[name] = value
-    return values
 
 
 def _depth(limit: DepthLimit) -> dict[str, Any]:
@@ -585,5 +396,5 @@ def _number(value: float | None) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file."""
-    for verb in (collect, label, train, evaluate):
+    for verb in (collect, train, evaluate):
         app.command()(verb)

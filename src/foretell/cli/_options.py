@@ -13,4 +13,16 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="one JSON object on stdou
 RouteName = Annotated[
     str | None, typer.Option("--route", help="may be left out when there is only one")
 ]
+DomainRoute = Annotated[
+    str | None,
+    typer.Option("--route", help="whose models count; the first of the domain by default"),
+]
+WeakName = Annotated[
+    str | None,
+    typer.Option("--weak", help="weak model whose answers count; the route's by default"),
+]
+StrongName = Annotated[
+    str | None,
+    typer.Option("--strong", help="strong model whose answers count; the route's first by default"),
+]
 DEFAULT_CONFIG = Path("foretell.yaml")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +13,7 @@ from typing import Final
 
 from foretell.errors import InputError, RoutingError
 from foretell.flywheel._labeller import Attributed, Label, Labeller, Source
-from foretell.records import Observation, Outcome, Role
+from foretell.records import Observation, Outcome, Query, Role, content_text
 from foretell.store import Store, model_key
 
 _logger = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ def label_domain(
     roles: Sequence[Role] = ("weak", "strong"),
     *,
     parallel: int = 1,
+    only: Collection[str] | None = None,
     on_done: Callable[[], object] | None = None,
 ) -> dict[Role, LabelCounts]:
     """Label the stored answers of a domain and store the outcomes.
@@ -51,7 +52,7 @@ def label_domain(
     be told left out. Answers of other weights are labelled on their own. The outcomes' source
     is ``code`` unless the labeller is ``Attributed``; labelling again replaces them. Confidence
     and details go into their notes. An answer at which the labeller crashes is left unlabelled, and
-    the error is logged.
+    the error is logged. Queries that were stored without their text are passed over.
 
     Args:
         store: Where the answers are and the outcomes go.
@@ -59,11 +60,12 @@ def label_domain(
         labeller: Who judges; from several threads when ``parallel``.
         roles: Which models' answers.
         parallel: Answers at once.
+        only: Ids of the queries whose answers are labelled; all of the domain's when left out.
         on_done: Called after each answer.
 
     Raises:
-        InputError: Nothing is stored for the domain, or the labeller refuses all of its queries;
-            then no outcome is written.
+        InputError: Nothing is stored for the domain, nothing with its text, or the labeller refuses
+            all of its queries; then no outcome is written.
         RoutingError: Whatever the labeller cannot go on after; outcomes of a model whose answers
             were not all labelled are not written.
     """
@@ -74,17 +76,37 @@ def label_domain(
             f"nothing is stored for domain {domain!r}; "
             + (f"there are {known}" if known else "run 'foretell collect' first")
         )
-    labeller.check(queries)
+    asked = [one for one in queries if only is None or one.id in only]
+    wanted = {one.id: one for one in asked if not text_is_withheld(one)}
+    if withheld := len(asked) - len(wanted):
+        _logger.warning(
+            "%d queries of domain %r are stored without their text (store.traffic.text is off) "
+            "and cannot be labelled, except by feedback",
+            withheld,
+            domain,
+        )
+        if not wanted:
+            raise InputError(
+                f"the text of all {withheld} queries of domain {domain!r} is withheld, so only "
+                "feedback can label them; turn store.traffic.text on for traffic to come"
+            )
+    labeller.check(list(wanted.values()))
     counts = dict[Role, LabelCounts]()
     for role in roles:
         labels: defaultdict[str, defaultdict[str, list[Label]]]
         labels = defaultdict(lambda: defaultdict(list))
-        for observation, label in _labelled(labeller, store.observations(domain, role), parallel):
+        observations = (one for one in store.observations(domain, role) if one.query.id in wanted)
+        for observation, label in _labelled(labeller, observations, parallel):
             labels[_key(observation)][observation.query.id].append(label)
             if on_done is not None:
                 on_done()
         counts[role] = _store_labels(store, domain, labeller, role, labels)
     return counts
+
+
+def text_is_withheld(query: Query) -> bool:
+    """Whether a query was stored without what it asks, so that nobody can judge its answers."""
+    return not any(content_text(message) for message in query.messages)
 
 
 def _labelled(

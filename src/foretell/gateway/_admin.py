@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from foretell.config import AdminConfig, parse_config, secret
 from foretell.errors import ConfigError, InputError, RoutingError
+from foretell.gateway import _admin_flywheel, _desk
 from foretell.gateway._errors import ApiError
 from foretell.gateway._gateway import Gateway
 from foretell.gateway._http import body_of, error_response, json_response, not_here
@@ -85,6 +86,15 @@ def make_admin_app(gateway: Gateway, tokens: AdminTokens) -> FastAPI:
     app.post("/admin/reload")(handlers.reload)
     app.get("/admin/ledger")(handlers.ledger)
     app.get("/admin/state")(handlers.state)
+    app.get("/admin/probes")(handlers.probes)
+    app.post("/admin/probes/{domain}/promote")(handlers.promote_probe)
+    app.post("/admin/probes/{domain}/rollback")(handlers.roll_back_probe)
+    app.get("/admin/events")(handlers.events)
+    app.get("/admin/jobs")(handlers.jobs)
+    app.post("/admin/jobs")(handlers.add_job)
+    app.get("/admin/labels")(handlers.label_queue)
+    app.post("/admin/labels")(handlers.put_labels)
+    app.delete("/admin/labels")(handlers.undo_label)
     app.add_exception_handler(ApiError, _told)
     app.add_exception_handler(HTTPException, _not_here)
     app.add_exception_handler(Exception, _failed)
@@ -202,6 +212,55 @@ class _AdminHandlers:
                 "targets": targets,
             }
         )
+
+    async def probes(self, request: Request) -> Response:
+        """Trained probes by domain, which serves and which is on trial."""
+        self._require(request, "viewer")
+        return json_response(await _admin_flywheel.probes(self._gateway))
+
+    async def promote_probe(self, request: Request, domain: str) -> Response:
+        """Serve by the version that the body names: ``{"version": 3}``."""
+        role = self._require(request, "admin")
+        body = await body_of(request, max_bytes=_MOST_BYTES, timeout_s=30)
+        found = await _admin_flywheel.promote_probe(self._gateway, domain, body, by=role)
+        return json_response(found)
+
+    async def roll_back_probe(self, request: Request, domain: str) -> Response:
+        """Serve by the version before."""
+        role = self._require(request, "admin")
+        return json_response(await _admin_flywheel.roll_back_probe(self._gateway, domain, by=role))
+
+    async def events(self, request: Request) -> Response:
+        """What was decided and noticed: promotions, alarms, steps of the ladder."""
+        self._require(request, "viewer")
+        return json_response(await _admin_flywheel.events(self._gateway, request.query_params))
+
+    async def jobs(self, request: Request) -> Response:
+        """Long work, with its progress."""
+        self._require(request, "viewer")
+        return json_response(await _admin_flywheel.jobs(self._gateway, request.query_params))
+
+    async def add_job(self, request: Request) -> Response:
+        """Ask for long work: ``{"kind": "refit", "domain": "support"}``."""
+        role = self._require(request, "admin")
+        body = await body_of(request, max_bytes=_MOST_BYTES, timeout_s=30)
+        return json_response(await _admin_flywheel.add_job(self._gateway, body, by=role))
+
+    async def label_queue(self, request: Request) -> Response:
+        """Answers for ``author`` to judge: ``?domain=…&metric=…&author=…``."""
+        self._require(request, "admin")  # they show what was asked and answered
+        return json_response(await _desk.queue(self._gateway, request.query_params))
+
+    async def put_labels(self, request: Request) -> Response:
+        """What a person says of them: right, wrong or skip."""
+        self._require(request, "admin")
+        body = await body_of(request, max_bytes=_MOST_BYTES, timeout_s=30)
+        return json_response(await _desk.put(self._gateway, body))
+
+    async def undo_label(self, request: Request) -> Response:
+        """Take one back: ``?domain=…&metric=…&author=…&key=…``."""
+        self._require(request, "admin")
+        return json_response(await _desk.undo(self._gateway, request.query_params))
 
     def _require(self, request: Request, least: AdminRole) -> AdminRole:
         role = self._tokens.role(request.headers.get("authorization"))

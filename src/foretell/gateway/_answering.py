@@ -15,12 +15,14 @@ from foretell.gateway._errors import ApiError
 from foretell.gateway._exchange import Exchange, decision_block
 from foretell.gateway._frames import AnswerFrames, error_frame
 from foretell.gateway._members import Member, Source
+from foretell.gateway._said import said_in, said_in_frames
 from foretell.gateway._traces import TraceSpan
-from foretell.records import MeteredUsage
+from foretell.records import MeteredUsage, ModelIdentity
 from foretell.upstreams import PriceBook, UpstreamCallError, metered_usage
 
 _DRAIN_S = 0.25
 """How long the end of a stream is waited for after ``[DONE]``, so that its connection is kept."""
+_MOST_KEPT = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +52,13 @@ class Answering:
         member: Member,
         prices: PriceBook,
         span: TraceSpan | None = None,
+        *,
+        keep_text: bool = False,
     ) -> None:
-        """``span`` is that of the call, which ends with the answer."""
+        """``span`` is that of the call, which ends with the answer.
+
+        ``keep_text`` says that somebody will ask for the ``text`` of a streamed answer.
+        """
         self.member = member.name
         self.usage: MeteredUsage | None = None
         self.finish_reason: str | None = None
@@ -63,7 +70,9 @@ class Answering:
         self._prices = prices
         self._span = span
         self._answered_by: str | None = None
+        self._observed_as = member.observed_as
         self._raw = b""
+        self._kept: bytearray | None = bytearray() if keep_text else None
         self._first: list[bytes] = []
         self._pieces = aiter(source)
         self._frames = AnswerFrames(
@@ -96,12 +105,14 @@ class Answering:
         frames, pieces = self._frames, self._pieces
         try:
             if self._first:
+                self._keep(self._first)
                 yield self._first
             while not (frames.done or frames.broken):
                 piece = await anext(pieces, None)
                 if passed := frames.end() if piece is None else frames.feed(piece):
                     if frames.error is not None:  # the last frame is the upstream's error
                         passed[-1] = self._without_secrets(passed[-1].decode()).encode()
+                    self._keep(passed)
                     yield passed
                 if piece is None:
                     break
@@ -121,6 +132,16 @@ class Answering:
         self._noted()
         if frames.error is None:
             yield [error_frame(self.failed)]
+
+    def observed_as(self) -> tuple[ModelIdentity | None, str]:
+        """Who answered, as the store knows models."""
+        return self._observed_as()
+
+    def text(self) -> str:
+        """What the first choice says; ``""`` where that is not known."""
+        if not self._exchange.request.stream:
+            return said_in(self._raw)
+        return said_in_frames(bytes(self._kept)) if self._kept else ""
 
     async def close(self) -> None:
         """Give up what is unfinished and free all of it; safe to call twice."""
@@ -171,6 +192,10 @@ class Answering:
     def _ended_early(self) -> UpstreamError:
         what = self._frames.broken or "ended before its answer did"
         return UpstreamError(f"model {self.member!r} {what}")
+
+    def _keep(self, passed: list[bytes]) -> None:
+        if self._kept is not None and len(self._kept) < _MOST_KEPT:
+            self._kept += b"".join(passed)
 
     def _noted(self) -> Mapping[str, Any]:
         frames = self._frames

@@ -7,14 +7,32 @@ from dataclasses import replace
 
 import numpy as np
 
-from foretell.config import CostGoal, DailyCostGoal, Goal, RouteConfig, StrongShareGoal
+from foretell.config import (
+    CostGoal,
+    DailyCostGoal,
+    ExploreConfig,
+    Goal,
+    RouteConfig,
+    StrongShareGoal,
+)
 from foretell.gateway._purse import RoutePurse
-from foretell.policy import CheapestGoal, PoolGoal, ShareController, ShareGoal
+from foretell.policy import (
+    CheapestGoal,
+    Exploration,
+    PoolGoal,
+    ShareController,
+    ShareGoal,
+    exploration_rate,
+    nearness,
+)
 from foretell.probes import HeldOut
 from foretell.records import Estimate
 from foretell.runtime import NoEstimator, Route, Rule
 
 _RECENT = 1000
+_NEAR_WIDTH = 0.1
+_NEWEST_COUNTS = 0.01
+"""Weight of the newest request in the mean nearness: the bar moves, and traffic changes."""
 
 
 class GoalControl:
@@ -23,6 +41,9 @@ class GoalControl:
     For a goal that was tested beforehand (quality, risk, threshold) the bar stands still. A strong
     share is held by feedback on the bar, and a budget by the share that the ``purse`` says it can
     afford; the hard stop behind that is the purse's own.
+
+    ``decisions`` counts those that the rule has made, by which the share that explores falls; it
+    starts at the number made before a restart.
     """
 
     def __init__(
@@ -32,6 +53,7 @@ class GoalControl:
         *,
         purse: RoutePurse | None,
         rng: np.random.Generator,
+        decisions: int = 0,
     ) -> None:
         self._config = config
         self._route = route
@@ -42,6 +64,8 @@ class GoalControl:
         self._recent: deque[bool] = deque(maxlen=_RECENT)
         self.keep_at = route.bar.keep_at
         self._least_gain = route.bar.least_gain
+        self.decisions = decisions
+        self._near = _NEAR_WIDTH  # what it is for chances spread evenly
 
     def serves(self, config: RouteConfig, route: Route) -> bool:
         """Whether another snapshot's route may go on with what this one has learnt."""
@@ -56,6 +80,11 @@ class GoalControl:
     def moves(self) -> bool:
         """Whether the bar is another one from request to request."""
         return self._share is not None
+
+    @property
+    def explore(self) -> float:
+        """The share of decisions that is left to chance by now."""
+        return exploration_rate(self._config.explore, self.decisions)
 
     @property
     def strong_share(self) -> float | None:
@@ -75,7 +104,7 @@ class GoalControl:
 
     def rule(self) -> Rule:
         """The rule for the next request."""
-        rule = self._route.rule()
+        rule = self._route.rule(self._exploration())
         if self._share is None:
             return rule
         if self._purse is not None and (share := self._purse.share()) is not None:
@@ -98,6 +127,8 @@ class GoalControl:
     def observe(self, estimate: Estimate | None, *, escalated: bool) -> None:
         """Count a request once it is decided; ``estimate`` only where it was decided by that."""
         self._recent.append(escalated)
+        if estimate is not None and not estimate.outside:
+            self._count(estimate)
         if self._share is None:
             return
         score = None
@@ -107,6 +138,25 @@ class GoalControl:
             elif estimate.gain is not None:
                 score = -estimate.gain
         self._share.observe(score, escalated=escalated)
+
+    def _exploration(self) -> Exploration:
+        """What is left to chance by now."""
+        explore = self._config.explore
+        return Exploration(
+            rate=exploration_rate(explore, self.decisions),
+            aimed=explore.aimed if isinstance(explore, ExploreConfig) else 0.0,
+            width=_NEAR_WIDTH,
+            near=self._near,
+        )
+
+    def _count(self, estimate: Estimate) -> None:
+        self.decisions += 1
+        # Where the nearest domain decides, its bar is another one, and the share a little off.
+        keep_at = self.keep_at
+        if self._least_gain is not None and estimate.p_strong is not None:
+            keep_at = estimate.p_strong - self._least_gain
+        here = nearness(estimate.p_success, keep_at, width=_NEAR_WIDTH)
+        self._near += _NEWEST_COUNTS * (here - self._near)
 
     def _controller(self) -> ShareController | None:
         goal, held_out = self._config.goal, self._route.held_out

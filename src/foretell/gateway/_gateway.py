@@ -9,16 +9,19 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import uuid4
+
+import numpy as np
 
 from foretell.config import Config
 from foretell.errors import ConfigError, RoutingError, StoreError
 from foretell.gateway._admission import Admission
 from foretell.gateway._answering import Answering
 from foretell.gateway._callers import Caller, KeySource
+from foretell.gateway._capture import Capture
 from foretell.gateway._chat_request import ChatRequest
 from foretell.gateway._errors import ApiError
 from foretell.gateway._exchange import Exchange
@@ -26,15 +29,20 @@ from foretell.gateway._logs import log_request
 from foretell.gateway._memory import ResponseMemory
 from foretell.gateway._metrics import LiveState, Metrics
 from foretell.gateway._reachability import warn_of_unreachable
-from foretell.gateway._records import record_of
+from foretell.gateway._records import RULED, record_of, weak_could
 from foretell.gateway._responses_api import kept_messages
 from foretell.gateway._service import Service
+from foretell.gateway._shadow_runs import ShadowRuns
 from foretell.gateway._snapshot import Snapshot, config_hash
 from foretell.gateway._traces import Traces
 from foretell.gateway._turns import Turns
+from foretell.records import Observation
 from foretell.runtime import EngineShelf
-from foretell.store import Recorder, Store
+from foretell.store import Recorder, Store, store_key
 from foretell.upstreams import PriceBook
+
+if TYPE_CHECKING:
+    from foretell.gateway._desk import LabelDesk
 
 _Result = TypeVar("_Result")
 
@@ -81,6 +89,11 @@ class Gateway:
         self.clock = clock
         self.store: Store | None = None
         self.recorder: Recorder | None = None
+        self._salt = b""
+        self.alarms: Mapping[tuple[str, str], bool] = {}
+        """By domain and name, as whoever watches the store last told; for the metrics."""
+        self.desk: LabelDesk | None = None
+        """Where people judge answers; given by whoever composes the gateway and the flywheel."""
         self.draining = False
         self.active = Version(hash=config_hash(config), config=config, by="start", at=clock())
         self.previous: deque[Version] = deque(maxlen=_VERSIONS_KEPT)
@@ -91,7 +104,6 @@ class Gateway:
         with ExitStack() as stack:
             self.executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="foretell-gateway")
             stack.callback(self.executor.shutdown, wait=False, cancel_futures=True)
-            self.snapshot = Snapshot(config, self._shelf, self.executor)
             self.metrics = Metrics(
                 routes=config.routes, models=config.models, live=self._live_state
             )
@@ -99,6 +111,7 @@ class Gateway:
             stack.callback(self.traces.close)
             if config.server.record or config.server.stored_keys:
                 self._open_store(config, stack)
+            self.snapshot = self._snapshot_of(config)
             self._keys = self._key_source(config)
             self._release = stack.pop_all()
         self.admission = Admission(
@@ -109,6 +122,15 @@ class Gateway:
         )
         prices = self._prices = PriceBook()
         self.turns = Turns(prices=prices, clock=time.monotonic)
+        self.shadow_runs = ShadowRuns(
+            executor=self.executor,
+            clock=clock,
+            idle=lambda: not self._under_way,
+            keep=self._keep_observation,
+            on_run=lambda outcome: self.metrics.ran_shadow(outcome),
+            release=self._give_back,
+            rng=np.random.default_rng(),
+        )
         self.memory = ResponseMemory(clock=time.monotonic)
         self.service = Service(
             turns=self.turns,
@@ -170,8 +192,14 @@ class Gateway:
             if answering is not None:
                 await answering.close()
             exchange.close_prefill()
+            share = self._shadow_share(exchange)
             record = record_of(
-                exchange, answering, prices=self._prices, status=status, at=self.clock()
+                exchange,
+                answering,
+                prices=self._prices,
+                status=status,
+                at=self.clock(),
+                shadow_share=share,
             )
             cost_usd = record.cost_usd
             exchange.ticket.settle(cost_usd or 0.0 if answering is None else cost_usd)
@@ -188,7 +216,11 @@ class Gateway:
             exchange.span.served(record)
             log_request(record)
             if self.recorder is not None and decision is not None:
-                self.recorder.put(record)
+                capture = exchange.snapshot.capture
+                seen = () if capture is None else capture.observations(exchange, answering)
+                self.recorder.put(record, seen)
+                if status < 400:
+                    self._perhaps_ask_again(exchange, share)
         finally:
             self._leave(exchange)
 
@@ -197,8 +229,42 @@ class Gateway:
         exchange.span.end()
         self._under_way.pop(exchange.id, None)
         exchange.over.set()
+        self._give_back(exchange)
+
+    def _give_back(self, exchange: Exchange) -> None:
         if exchange.snapshot.put_back():
             self._close_later(exchange.snapshot)
+
+    # What the weak model did not serve
+
+    def _shadow_share(self, exchange: Exchange) -> float:
+        route = exchange.route
+        if route is None or self.recorder is None or exchange.snapshot.capture is None:
+            return 0.0
+        return self.shadow_runs.share(route.name, route.config.shadow_runs)
+
+    def _perhaps_ask_again(self, exchange: Exchange, share: float) -> None:
+        """Have chance decide whether the weak model answers, too, once there is time."""
+        route, side, domain, decision = (
+            exchange.route,
+            exchange.side,
+            exchange.domain,
+            exchange.decision,
+        )
+        if route is None or side is None or domain is None or decision is None:
+            return
+        ruled = decision.action in RULED and decision.p_weak is not None
+        if not ruled or decision.serve == "weak" or not weak_could(decision):
+            return
+        if share == 0.0:
+            self.shadow_runs.refused(route.config.shadow_runs)
+        elif self.shadow_runs.draw(share):
+            exchange.snapshot.take()
+            self.shadow_runs.put(exchange, side, domain)
+
+    def _keep_observation(self, observation: Observation) -> None:
+        if self.recorder is not None:
+            self.recorder.put(None, (observation,))
 
     # Configurations
 
@@ -251,6 +317,10 @@ class Gateway:
 
         return await self._apart(self._change(earlier, by, expected, forget=True))
 
+    async def refresh(self, *, by: str) -> str:
+        """Open the active configuration again: other probes, or another step, may be in force."""
+        return await self.change(self.active.config, by=by)
+
     def file_hash(self) -> str | None:
         """Hash of the file as it is now; ``None`` when it cannot be read or is not valid."""
         try:
@@ -299,6 +369,7 @@ class Gateway:
         ``False`` when a model is still being opened, which no one can end: it is left as it is.
         """
         self._keys.close()
+        await self.shadow_runs.close()
         if self.recorder is not None:
             # First, and whatever becomes of the rest: the books are not to be lost.
             await asyncio.to_thread(self.recorder.close)
@@ -343,7 +414,7 @@ class Gateway:
             config = config_now()
             _refuse_restart(active.config, config)
             keys = self._key_source(config)
-            new = Snapshot(config, self._shelf, self.executor)
+            new = self._snapshot_of(config)
             if self._on_config is not None:
                 self._on_config(config)
             try:
@@ -376,14 +447,38 @@ class Gateway:
             now=datetime.fromtimestamp(self.clock(), UTC),
             clock=self.clock,
             spent_today=self._spent_by_route,
+            decided=self._decided_by_route,
             previous=previous,
             progress=lambda what: _logger.info("%s", what),
         )
+        self._keep_subspaces(snapshot)
+
+    def _snapshot_of(self, config: Config) -> Snapshot:
+        capture = None
+        if self.recorder is not None:
+            capture = Capture(config.store.traffic, self._salt)
+        return Snapshot(config, self._shelf, self.executor, capture=capture)
+
+    def _keep_subspaces(self, snapshot: Snapshot) -> None:
+        """Without its basis a reduced vector says nothing, so it is stored before any of them."""
+        if self.store is None or snapshot.capture is None:
+            return
+        for side in snapshot.sides():
+            subspace = side.watched.subspace
+            if subspace is not None:
+                try:
+                    self.store.put_subspace(subspace.id, subspace.bases)
+                except StoreError as error:
+                    side.watched = replace(side.watched, kept=(), subspace=None)
+                    _logger.error("no vectors of domain %r are kept: %s", side.domain, error)
 
     def _open_store(self, config: Config, stack: ExitStack) -> None:
         # A store that cannot be opened must not keep the models from answering.
         try:
-            self.store = Store.open(config.store.url, config.store.vectors)
+            self.store = Store.open(
+                config.store.url, config.store.vectors, key=store_key(config.store)
+            )
+            self._salt = self.store.salt()
         except RoutingError as error:
             if config.server.stored_keys:
                 raise
@@ -391,7 +486,7 @@ class Gateway:
             return
         stack.callback(self.store.close)
         if config.server.record:
-            self.recorder = Recorder(self.store, on_shed=lambda n: self.metrics.shed(n))
+            self.recorder = Recorder(self.store)
             stack.callback(self.recorder.close)
 
     def _key_source(self, config: Config) -> KeySource:
@@ -408,6 +503,15 @@ class Gateway:
         if self.store is None:
             return 0.0, 0
         return self.store.spent_today(now=at, key_id=key_id)
+
+    def _decided_by_route(self, route: str, domain: str | None) -> int:
+        if self.store is None:
+            return 0
+        try:
+            return self.store.decided(route, domain)
+        except StoreError as error:
+            _logger.warning("exploration starts anew: %s", error)
+            return 0
 
     def _spent_by_route(self, route: str) -> float:
         if self.store is None:
@@ -439,6 +543,16 @@ class Gateway:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
+    def _shed_so_far(self) -> dict[str, int]:
+        recorder = self.recorder
+        if recorder is None:
+            return {}
+        return {
+            "records": recorder.shed,
+            "observations": recorder.shed_observations,
+            "vectors": recorder.shed_vectors,
+        }
+
     def _live_state(self) -> LiveState:
         snapshot = self.snapshot
         controls = {
@@ -452,6 +566,10 @@ class Gateway:
             breakers={name: target.breaker.state for name, target in snapshot.targets.items()},
             strong_share={name: control.strong_share for name, control in only.items()},
             keep_at={name: control.keep_at for name, control in only.items()},
+            explore={name: control.explore for name, control in only.items()},
+            shadow_waiting=self.shadow_runs.waiting,
+            alarms=self.alarms,
+            shed=self._shed_so_far(),
         )
 
 
@@ -461,8 +579,11 @@ def _refuse_restart(old: Config, new: Config) -> None:
     changed = [
         f"server.{name}" for name in fixed if getattr(old.server, name) != getattr(new.server, name)
     ]
-    if old.store != new.store:
-        changed.append("store")
+    changed += [
+        f"store.{name}"
+        for name in ("url", "vectors", "encryption_key_env")
+        if getattr(old.store, name) != getattr(new.store, name)
+    ]
     if changed:
         raise ConfigError(
             f"{', '.join(changed)} cannot change while the gateway runs; restart it for that"

@@ -13,7 +13,7 @@ from foretell.gateway._chat_request import ChatRequest, upstream_body
 from foretell.gateway._local import LocalSource
 from foretell.gateway._local_answers import LocalAnswer
 from foretell.policy import Abilities
-from foretell.records import Answer, content_text
+from foretell.records import Answer, ModelIdentity, content_text
 from foretell.runtime import AnsweringModel
 from foretell.upstreams import Target, UpstreamCallError
 
@@ -77,6 +77,10 @@ class Member(Protocol):
         """What it said, fit for a caller to read."""
         ...
 
+    def observed_as(self) -> tuple[ModelIdentity | None, str]:
+        """Its weights, where they are known, and the name its answers are stored under."""
+        ...
+
 
 class RemoteMember:
     """A model behind an API: its bytes are passed through as they are."""
@@ -107,6 +111,10 @@ class RemoteMember:
     def without_secrets(self, text: str) -> str:
         """Without the key that it is called with."""
         return self.target.without_key(text)
+
+    def observed_as(self) -> tuple[ModelIdentity | None, str]:
+        """By the name that the API knows it by, whichever version it says it is."""
+        return None, self.config.model
 
 
 class LocalMember:
@@ -152,6 +160,11 @@ class LocalMember:
     def without_secrets(self, text: str) -> str:
         """As it is: a model here knows none."""
         return text
+
+    def observed_as(self) -> tuple[ModelIdentity | None, str]:
+        """By its weights, or as what was recorded of it."""
+        model = self.load()
+        return model.identity, model.source
 
 
 def _beginning(request: ChatRequest) -> str:

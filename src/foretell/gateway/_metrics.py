@@ -14,7 +14,7 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -113,6 +113,9 @@ OUTCOMES: Final = frozenset(
 )
 """How one call of an upstream went; any other word is counted as ``other``."""
 
+SHADOW_RUNS: Final = frozenset(("done", "failed", "dropped", "budget"))
+"""What becomes of a shadow run; any other word is counted as ``other``."""
+
 _OTHER: Final = "other"
 _ACTIONS: Final = frozenset(get_args(Action))
 _SOURCES: Final = frozenset(("client", "code", "human", "judge"))
@@ -138,7 +141,9 @@ class LiveState:
     """What gauges show, as it is at the moment they are read.
 
     ``breakers`` has a state per target, ``strong_share`` and ``keep_at`` a number per route,
-    ``None`` where there is none now.
+    ``None`` where there is none now. ``explore`` is the share left to chance, per route.
+    ``alarms`` says by domain and name whether an alarm of the flywheel is raised, ``shed`` by kind
+    (records, observations, vectors) how much a full queue has let go of so far.
     """
 
     in_flight: int
@@ -146,6 +151,10 @@ class LiveState:
     breakers: Mapping[str, BreakerState] = field(default_factory=dict[str, BreakerState])
     strong_share: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     keep_at: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
+    explore: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
+    shadow_waiting: int = 0
+    alarms: Mapping[tuple[str, str], bool] = field(default_factory=dict[tuple[str, str], bool])
+    shed: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 class Metrics:
@@ -216,7 +225,11 @@ class Metrics:
             ("route", "model", "kind"),
         )
         self._feedback = self._counter("feedback", "Feedback taken", ("source",))
-        self._shed = self._counter("records_shed", "Records the full ledger queue let go of")
+        self._shadow_runs = self._counter(
+            "shadow_runs",
+            "Requests for the weak model to answer afterwards, by what became of them",
+            ("outcome",),
+        )
         self._rejected = self._counter(
             "rejected", "Requests refused before they reached a model", ("reason",)
         )
@@ -300,9 +313,9 @@ class Metrics:
         """Count feedback."""
         self._feedback.labels(source if source in _SOURCES else _OTHER).inc()
 
-    def shed(self, records: int) -> None:
-        """Count records that a full queue let go of."""
-        self._shed.inc(records)
+    def ran_shadow(self, outcome: str) -> None:
+        """Count a shadow run: ``done``, ``failed``, or why there was none."""
+        self._shadow_runs.labels(outcome if outcome in SHADOW_RUNS else _OTHER).inc()
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
         """The exposition and its content type: OpenMetrics where ``accept`` names it."""
@@ -415,6 +428,24 @@ class _LiveGauges(Collector):
         yield _gauge(
             "foretell_keep_at", "Chance from which the weak model answers", "route", live.keep_at
         )
+        yield _gauge(
+            "foretell_explore", "Share of decisions that is left to chance", "route", live.explore
+        )
+        yield GaugeMetricFamily(
+            "foretell_shadow_runs_waiting", "Shadow runs that wait", value=live.shadow_waiting
+        )
+        for kind, n in live.shed.items():
+            yield CounterMetricFamily(
+                f"foretell_{kind}_shed", f"{kind.capitalize()} a full queue let go of", value=n
+            )
+        alarms = GaugeMetricFamily(
+            "foretell_alarm",
+            "1 while an alarm of the flywheel is raised",
+            labels=("domain", "alarm"),
+        )
+        for (domain, name), raised in sorted(live.alarms.items()):
+            alarms.add_metric((domain, name), float(raised))
+        yield alarms
 
 
 def _gauge(

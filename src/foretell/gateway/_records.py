@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from time import perf_counter
+from typing import Final
 
 from foretell.gateway._answering import Answering, Costs, thrown_away_usd
 from foretell.gateway._exchange import Exchange, probe_name
-from foretell.records import RequestRecord
+from foretell.records import Action, Decision, RequestRecord
 from foretell.upstreams import PriceBook
+
+RULED: Final[frozenset[Action]] = frozenset(("keep", "escalate", "explore", "declined"))
+"""What the route's own rule decided; the rest was decided by callers, turns and failures."""
 
 
 def record_of(
@@ -17,10 +21,12 @@ def record_of(
     prices: PriceBook,
     status: int,
     at: float,
+    shadow_share: float = 0.0,
 ) -> RequestRecord:
     """All that is kept; ``answering`` is ``None`` when no answer began.
 
     ``at`` is the time now, in seconds since 1970 (UTC); the record has that of the request's start.
+    ``shadow_share`` is the chance that the weak model is asked afterwards what it did not serve.
     """
     decision = exchange.decision
     seconds = perf_counter() - exchange.started
@@ -33,6 +39,8 @@ def record_of(
     asked = "" if decision is None else exchange.request.model
     found = exchange.considered
     prefill = None if found is None else found.prefill
+    side = exchange.side
+    tried = None if side is None else side.watched.tried(prefill)
     return RequestRecord(
         id=exchange.id,
         at=at - seconds,
@@ -62,4 +70,22 @@ def record_of(
         prefill_s=None if prefill is None else prefill.seconds,
         overhead_s=exchange.overhead_s() if not exchange.request.stream else exchange.head_s,
         finish_reason=None if answering is None else answering.finish_reason,
+        weak_model=None if side is None else side.weak_key,
+        weak_chance=_weak_chance(exchange, shadow_share),
+        shadow_probe=None if tried is None else tried[0],
+        shadow_p_success=None if tried is None else tried[1],
     )
+
+
+def _weak_chance(exchange: Exchange, shadow_share: float) -> float | None:
+    """How likely it was that the weak model's answer would be known; see ``RequestRecord``."""
+    decision = exchange.decision
+    if decision is None or decision.p_weak is None or decision.action not in RULED:
+        return None
+    share = shadow_share if weak_could(decision) else 0.0
+    return decision.p_weak + (1 - decision.p_weak) * share
+
+
+def weak_could(decision: Decision) -> bool:
+    """Whether the weak model could have answered what it did not."""
+    return decision.cause not in ("context", "prompt")

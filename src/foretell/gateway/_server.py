@@ -36,6 +36,7 @@ _COLLECT_AFTER: Final = (20_000, 20, 50)
 loaded before stays out of it."""
 
 Stops = asyncio.Queue[signal.Signals]
+Beside = Callable[[Gateway], contextlib.AbstractContextManager[object]]
 
 
 class _Server(uvicorn.Server):
@@ -52,11 +53,14 @@ def serve(
     read: Callable[[], Config] | None = None,
     on_listening: Callable[[str], None],
     on_config: Callable[[Config], None] | None = None,
+    beside: Beside | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; a second one cuts answers short that are still under way.
 
     ``read`` reads the configuration again, as on SIGHUP; ``on_config`` is told of each one before
-    it takes over. ``on_listening`` is told the address once connections are accepted. Raises
+    it takes over. ``on_listening`` is told the address once connections are accepted. What
+    ``beside`` makes of the gateway is entered in its event loop before that, and left once no
+    request is served any more. Raises
     ``ConfigError`` for an address that cannot be listened on, and for keys or tokens that are
     missing. A model that is still being loaded when all else is closed ends with the process.
     """
@@ -64,7 +68,7 @@ def serve(
     # ledger's, the engine's) only after this long; the 5 ms of the default are a tail of their own.
     sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        if not runner.run(_serve(config, read, on_listening, on_config)):
+        if not runner.run(_serve(config, read, on_listening, on_config, beside)):
             # Threads cannot be ended, and the interpreter would wait for this one.
             _logger.warning("a model is still being loaded; the process ends without it")
             logging.shutdown()
@@ -77,6 +81,7 @@ async def _serve(
     read: Callable[[], Config] | None,
     on_listening: Callable[[str], None],
     on_config: Callable[[Config], None] | None,
+    beside: Beside | None,
 ) -> bool:
     """Whether all is closed at the end, and nothing left that only the process's end ends."""
     gateway = Gateway(config, read=read, on_config=on_config)
@@ -94,6 +99,8 @@ async def _serve(
             stops = _watch_signals(gateway, stack)
             running = asyncio.gather(*(server.serve(sockets=[at]) for server, at in servers))
             loading = asyncio.create_task(_load(gateway))
+            if beside is not None:
+                stack.enter_context(beside(gateway))
             on_listening(_address(listener))
             ending = asyncio.create_task(stops.get())
             await asyncio.wait({ending, running}, return_when=asyncio.FIRST_COMPLETED)

@@ -510,7 +510,15 @@ class Service:
         self, exchange: Exchange, source: Source, member: Member, span: TraceSpan | None = None
     ) -> Answering:
         """The answer once its first bytes are there, which is when it is too late for another."""
-        answering = Answering(exchange, source, member, self._prices, span)
+        capture = exchange.snapshot.capture
+        answering = Answering(
+            exchange,
+            source,
+            member,
+            self._prices,
+            span,
+            keep_text=capture is not None and capture.config.text,
+        )
         try:
             await answering.begin()
         except BaseException:

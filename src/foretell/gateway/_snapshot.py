@@ -5,27 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from foretell.config import Config, DomainFromHeader, OpenAIModel, RouteConfig
+from foretell.config import Config, DomainFromHeader, OpenAIModel, RouteConfig, TrafficConfig
 from foretell.errors import RoutingError
 from foretell.gateway._control import GoalControl
 from foretell.gateway._errors import ApiError
 from foretell.gateway._members import LocalMember, Member, RemoteMember, abilities_of
 from foretell.gateway._purse import RoutePurse
+from foretell.gateway._watched import Watched, watched_of
 from foretell.policy import Abilities, PrefillDeadlines
 from foretell.prefill import Progress
 from foretell.records import Message
 from foretell.runtime import EngineShelf, Explainer, Foretell, Route
 from foretell.store import model_key
 from foretell.upstreams import Target
+
+if TYPE_CHECKING:
+    from foretell.gateway._capture import Capture
 
 _logger = logging.getLogger(__name__)
 
@@ -42,13 +46,16 @@ def config_hash(config: Config) -> str:
 class WeakSide:
     """A route's weak model in one domain: what decides, and what steers its goal.
 
-    ``domain`` is ``None`` where there is none to know anything about.
+    ``domain`` is ``None`` where there is none to know anything about. ``weak_key`` is the weak
+    model's key in the store, ``watched`` what is looked at beside the decision.
     """
 
     domain: str | None
     route: Route
     control: GoalControl
     explainer: Explainer
+    weak_key: str
+    watched: Watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +124,17 @@ class ServedRoute:
 class Snapshot:
     """All that one configuration needs, made by ``build`` and ``load``."""
 
-    def __init__(self, config: Config, shelf: EngineShelf, executor: Executor) -> None:
+    def __init__(
+        self,
+        config: Config,
+        shelf: EngineShelf,
+        executor: Executor,
+        *,
+        capture: Capture | None = None,
+    ) -> None:
+        """``capture`` keeps what requests show; ``None`` where nothing is kept."""
         self.config = config
+        self.capture = capture
         self.hash = config_hash(config)
         self.foretell = Foretell(config, engines=shelf)
         self.members: dict[str, Member] = {}
@@ -132,6 +148,7 @@ class Snapshot:
         self.users = 0
         self.retired = False
         self._executor = executor
+        self._decided: Callable[[str, str | None], int] = lambda *_: 0
         for name, model in config.models.items():
             self.members[name] = self._member(name, model)
         for name, route in config.routes.items():
@@ -143,14 +160,17 @@ class Snapshot:
         now: datetime,
         clock: Callable[[], float],
         spent_today: Callable[[str], float],
+        decided: Callable[[str, str | None], int] = lambda *_: 0,
         previous: Snapshot | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Open the weak models and read the probes; runs long, on a thread.
 
         What cannot be opened makes its route decline. ``spent_today`` says what a route has cost
-        since midnight; ``previous`` hands on what its unchanged routes have learnt.
+        since midnight, ``decided`` how many decisions it has made in a domain; ``previous`` hands
+        on what its unchanged routes have learnt.
         """
+        self._decided = decided
         for name, served in self.routes.items():
             _open_purse(served, previous, clock, lambda name=name: spent_today(name))
         for name, served in self.routes.items():
@@ -173,6 +193,13 @@ class Snapshot:
     def loaded(self) -> bool:
         """Whether nothing is being waited for any more."""
         return all(route.waits_for is not LOADING for route in self.routes.values())
+
+    def sides(self) -> Iterator[WeakSide]:
+        """Every weak side that is open."""
+        for route in self.routes.values():
+            yield from route.sides.values()
+            if route.nearest is not None:
+                yield route.nearest
 
     def knows(self, name: str) -> bool:
         """Whether a route or a model is called that."""
@@ -242,7 +269,13 @@ class Snapshot:
                 control = before.control
             else:
                 control = GoalControl(
-                    served.config, route, purse=served.purse, rng=np.random.default_rng()
+                    served.config,
+                    route,
+                    purse=served.purse,
+                    rng=np.random.default_rng(),
+                    decisions=(
+                        self._decided(name, domain) if before is None else before.control.decisions
+                    ),
                 )
             explainer = Explainer.of_route(
                 route,
@@ -250,7 +283,7 @@ class Snapshot:
                 self.foretell.open_store,
                 strong_model=self._stored_as(served.config.strong[0]),
             )
-            sides[domain or ""] = WeakSide(domain, route, control, explainer)
+            sides[domain or ""] = self._side(domain, route, control, explainer)
         served.nearest = self._nearest(name, served, sides, now)
         engine = next(iter(sides.values())).route.engine
         served.weak_abilities = abilities_of(
@@ -273,7 +306,16 @@ class Snapshot:
         route = self.foretell.open_weak_side(name, *sides, now=now)
         control = GoalControl(served.config, route, purse=served.purse, rng=np.random.default_rng())
         explainer = Explainer.of_route(route, served.config, self.foretell.open_store)
-        return WeakSide(None, route, control, explainer)
+        return self._side(None, route, control, explainer)
+
+    def _side(
+        self, domain: str | None, route: Route, control: GoalControl, explainer: Explainer
+    ) -> WeakSide:
+        traffic = TrafficConfig(vectors="none") if self.capture is None else self.capture.config
+        watched = watched_of(route, domain, traffic, self.config.probes.dir)
+        route.also_read = watched.read_points
+        key = model_key(route.weak_identity)
+        return WeakSide(domain, route, control, explainer, key, watched)
 
     def _stored_as(self, name: str) -> str | None:
         """The key of a model's answers in the store; ``None`` where it takes opening it to know."""

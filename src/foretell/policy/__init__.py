@@ -16,6 +16,7 @@ from foretell.policy._conversations import (
 )
 from foretell.policy._deadlines import PrefillDeadlines
 from foretell.policy._decide import decide
+from foretell.policy._exploration import Exploration, exploration_rate, nearness
 from foretell.policy._gate import EarlyExitGate, GateReading, GateStage, Vectors, early_exit_gate
 from foretell.policy._pool import (
     BudgetGoal,
@@ -40,6 +41,7 @@ __all__ = [
     "ConversationState",
     "ConversationStates",
     "EarlyExitGate",
+    "Exploration",
     "GateReading",
     "GateStage",
     "Needs",
@@ -57,9 +59,11 @@ __all__ = [
     "decide",
     "decide_in_pool",
     "early_exit_gate",
+    "exploration_rate",
     "has_bound_state",
     "leaving_usd",
     "missing",
+    "nearness",
     "next_turn",
     "prefix_chain",
     "turn_facts",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import count
 
 from foretell.errors import InputError
+from foretell.policy._exploration import Exploration
 from foretell.policy._turns import TurnRule
 from foretell.records import Action, Decision, Estimate, Role
 
@@ -18,7 +19,7 @@ def decide(
     least_gain: float | None = None,
     on_decline: Role = "strong",
     override: Role | None = None,
-    explore: float = 0.0,
+    explore: float | Exploration = 0.0,
     draw: float | None = None,
     turn: TurnRule | None = None,
     rival: str = "the strong model",
@@ -38,15 +39,21 @@ def decide(
     ``keep_at`` is ``p_strong - least_gain``.
 
     ``draw`` is uniform in [0, 1), drawn by the caller for this query, and flips the decision when
-    below ``explore``; it is needed when ``explore`` is above 0. ``propensity``, the chance of the
-    decision taken, is then ``explore`` for a flipped one, else ``1 - explore``; chance has no part
-    in what is pinned or declined, nor in a ``turn`` that does not explore.
+    below ``explore``, or what that is for this query and its bar; it is needed when anything is
+    explored. ``propensity``, the chance of the decision taken, is then that rate for a flipped one,
+    else 1 less the rate; chance has no part in what is pinned or declined, nor in a ``turn`` that
+    does not explore.
+
+    ``p_weak``, the chance that the weak model serves a query like this one at this bar, is 1 less
+    the rate above the bar and the rate below it; 1 or 0 where chance has no part in it, also for
+    what is declined, and ``None`` for what is pinned.
 
     A ``turn`` moves the bar in favour of the model that served the conversation before. ``rival``
     is what the reason calls the model whose chance is ``p_strong``.
 
     Raises ``InputError`` for numbers that are none of these.
     """
+    explore = Exploration.of(explore)
     _check(estimate, keep_at=keep_at, explore=explore, draw=draw)
     if override is not None:
         return _decision(
@@ -58,27 +65,32 @@ def decide(
     if estimate is None:
         reason = f"there is no estimate for this query, so the {on_decline} model serves it"
         declined = _decision("declined", on_decline, reason, keep_at)
-        return replace(declined, cause="no_estimate")
+        return replace(declined, cause="no_estimate", p_weak=_as_served(on_decline))
     if estimate.outside:
         reason = f"the query looks like nothing in training, so the {on_decline} model serves it"
         declined = _decision("declined", on_decline, reason, keep_at, estimate)
-        return replace(declined, cause="outside")
+        return replace(declined, cause="outside", p_weak=_as_served(on_decline))
     turn = turn or TurnRule()
     keep_at, compared = _compared(estimate, keep_at, least_gain, turn, rival)
     kept = estimate.p_success >= keep_at
-    if not turn.explores:
-        explore = 0.0
-    if draw is not None and draw < explore:
+    rate = explore.rate_at(estimate.p_success, keep_at) if turn.explores else 0.0
+    p_weak = 1 - rate if kept else rate
+    if draw is not None and draw < rate:
         served: Role = "strong" if kept else "weak"
-        reason = f"{compared}, but one query in {1 / explore:.3g} explores the other side"
+        reason = f"{compared}, but one query in {1 / rate:.3g} explores the other side"
         explored = _decision("explore", served, reason, keep_at, estimate)
-        return replace(explored, propensity=explore)
+        return replace(explored, propensity=rate, p_weak=p_weak)
     decision = (
         _decision("keep", "weak", compared, keep_at, estimate)
         if kept
         else _decision("escalate", "strong", compared, keep_at, estimate)
     )
-    return replace(decision, propensity=1 - explore) if explore else decision
+    return replace(decision, propensity=1 - rate if rate else None, p_weak=p_weak)
+
+
+def _as_served(role: Role) -> float:
+    """``p_weak`` of what chance has no part in."""
+    return 1.0 if role == "weak" else 0.0
 
 
 def _compared(
@@ -132,13 +144,11 @@ def _told_apart(first: float, second: float) -> tuple[str, str]:
 
 
 def _check(
-    estimate: Estimate | None, *, keep_at: float, explore: float, draw: float | None
+    estimate: Estimate | None, *, keep_at: float, explore: Exploration, draw: float | None
 ) -> None:
     if not (math.isfinite(keep_at) and keep_at >= 0):
         raise InputError(f"keep_at is {keep_at}; wanted a chance, or a number above 1 to keep none")
-    if not 0 <= explore <= 1:
-        raise InputError(f"explore is {explore}; wanted a share between 0 and 1")
-    if explore > 0 and draw is None:
+    if explore.rate > 0 and draw is None:
         raise InputError("exploring needs chance: pass draw, uniform in [0, 1)")
     if draw is not None and not 0 <= draw < 1:
         raise InputError(f"draw is {draw}; wanted a number in [0, 1)")

@@ -20,22 +20,28 @@ class GateStage:
     """One look of a gate, once the vector of ``read_point`` is complete.
 
     ``foretell`` makes an estimate of all vectors read so far, ``goes_on`` says whether the prefill
-    is worth finishing after that.
+    is worth finishing after that. An estimate that ends it is the last word; ``settles`` says
+    whether one is that though the prefill goes on, as when chance has the weak model serve what is
+    hopeless.
     """
 
     read_point: ReadPoint
     foretell: Callable[[Vectors], Estimate]
     goes_on: Callable[[Estimate], bool]
+    settles: Callable[[Estimate], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateReading:
-    """What a gate saw last, and the time of all its looks so far."""
+    """What a gate saw last, and the time of all its looks so far.
+
+    ``settled`` says that it is the last word on the query, so that later stages are not asked.
+    """
 
     read_point: ReadPoint
     estimate: Estimate
     seconds: float
-    passed: bool
+    settled: bool
 
 
 @dataclass(slots=True)
@@ -53,18 +59,19 @@ class EarlyExitGate:
         """Whether the prefill should go on; read points without a stage are only remembered."""
         self._vectors[read_point] = vector
         stage = self._stages.get(read_point)
-        if stage is None:
+        if stage is None or (self.reading is not None and self.reading.settled):
             return True
         started = self._clock()
         estimate = stage.foretell(self._vectors)
         seconds = self._clock() - started
+        goes_on = stage.goes_on(estimate)
         self.reading = GateReading(
             read_point=read_point,
             estimate=estimate,
             seconds=seconds + (self.reading.seconds if self.reading else 0.0),
-            passed=stage.goes_on(estimate),
+            settled=not goes_on or (stage.settles is not None and stage.settles(estimate)),
         )
-        return self.reading.passed
+        return goes_on
 
 
 def early_exit_gate(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from foretell.calibration import KEEP_NOTHING
 from foretell.errors import InputError
 from foretell.policy._decide import decide
+from foretell.policy._exploration import Exploration
 from foretell.policy._turns import TurnRule
 from foretell.records import Decision, Estimate, Role
 
@@ -116,7 +117,7 @@ def decide_in_pool(
     goal: PoolGoal,
     on_decline: Role = "strong",
     override: Role | None = None,
-    explore: float = 0.0,
+    explore: float | Exploration = 0.0,
     draw: float | None = None,
     turn: TurnRule | None = None,
 ) -> Decision:
@@ -124,8 +125,8 @@ def decide_in_pool(
 
     Chances are the estimate's: ``p_success`` is that of ``order[0]``, ``p_strong`` of ``order[1]``,
     and ``p_pool`` holds the rest. What is overridden or declined goes to the first of its role; an
-    exploration that leaves the weak model, to the one picked among the others. With ``BudgetGoal``
-    nothing is explored unless both sides fit.
+    exploration that leaves the weak model, to the one picked among the others. ``p_weak`` is the
+    chance of ``order[0]``. With ``BudgetGoal`` nothing is explored unless both sides fit.
     """
     _check_order(order)
     weak, strong = order[0], order[1]

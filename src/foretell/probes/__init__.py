@@ -8,6 +8,7 @@ from foretell.probes._card import (
     DepthLimit,
     LabelDefinition,
     ProbeCard,
+    Provenance,
     describe,
     hash_training_data,
 )
@@ -35,6 +36,7 @@ from foretell.probes._protocol import FittedProbe, Probe
 from foretell.probes._rivals import KindRow
 from foretell.probes._selection import DEFAULT_KINDS, Selection, select_probe
 from foretell.probes._several import FittedSeveralProbe, SeveralProbe
+from foretell.probes._subspace import subspace_of
 from foretell.probes._threads import spare_one_core
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "MlpProbe",
     "Probe",
     "ProbeCard",
+    "Provenance",
     "SavedProbe",
     "Selection",
     "SeveralProbe",
@@ -81,4 +84,5 @@ __all__ = [
     "save_probe",
     "select_probe",
     "spare_one_core",
+    "subspace_of",
 ]

@@ -22,10 +22,11 @@ from foretell.probes._saveable import saveable
 from foretell.probes._selection import Selection
 from foretell.records import ModelIdentity, ReadPoint, RoutingData
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
-READABLE: Final = (2, SCHEMA_VERSION)
-"""Version 2 knew neither heads of a pool nor a limit of the depth; all else is the same."""
+READABLE: Final = (2, 3, SCHEMA_VERSION)
+"""Version 2 knew neither heads of a pool nor a limit of the depth, version 3 no provenance; all
+else is the same."""
 
 _HASHED: Final = ("weak", "strong", "first_entropy", "first_margin", "weak_tokens")
 """Columns, besides the activations, that a probe or a head is fitted on."""
@@ -33,10 +34,29 @@ _HASHED: Final = ("weak", "strong", "first_entropy", "first_margin", "weak_token
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelDefinition:
-    """What "succeeded" means: the metric, and who measured it (``code``, ``judge``, ...)."""
+    """What "succeeded" means: the metric, and who measured it.
+
+    ``source`` is ``code``, ``judge`` and so on; several are separated by commas, the most frequent
+    first.
+    """
 
     metric: str
     source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Who had a probe trained, and on whose word.
+
+    ``by`` is a person or a program. ``labels`` counts the training queries by the source of their
+    label, and ``seen`` by how they came to be stored (``collected``, ``imported``, ``traffic``).
+    """
+
+    __pydantic_config__: ClassVar[Mapping[str, object]] = STRICT_JSON
+
+    by: str
+    labels: Mapping[str, int]
+    seen: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +87,9 @@ class ProbeCard:
     weighted as in training. ``metrics`` were measured on held-out queries, in outer folds when
     ``nested_metrics``. ``chosen`` is the best setting of a linear probe among those in ``sweep``,
     and ``kinds_tried`` how the kinds compared in the same folds. ``gate`` and ``heads`` are what is
-    saved beside the probe. ``depth`` is ``None`` where every layer could be read. ``created`` is
-    ISO 8601 in UTC. ``weights_sha256`` is set when the probe is saved.
+    saved beside the probe. ``depth`` is ``None`` where every layer could be read, ``provenance``
+    where nobody noted it. ``created`` is ISO 8601 in UTC. ``weights_sha256`` is set when the probe
+    is saved.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, object]] = STRICT_JSON
@@ -98,6 +119,7 @@ class ProbeCard:
     gate: GateSettings | None = None
     heads: HeadsSettings = field(default_factory=HeadsSettings)
     depth: DepthLimit | None = None
+    provenance: Provenance | None = None
     weights_sha256: str = ""
     schema_version: int = field(default=SCHEMA_VERSION)
 
@@ -143,6 +165,7 @@ def describe(
     heads: Heads | None = None,
     pool: Mapping[str, NDArray[np.float64]] | None = None,
     depth: DepthLimit | None = None,
+    provenance: Provenance | None = None,
 ) -> ProbeCard:
     """The card of a selection from ``data``, and of the gate and heads saved beside the probe.
 
@@ -182,6 +205,7 @@ def describe(
         gate=None if gate is None else gate.settings,
         heads=HeadsSettings() if heads is None else heads.settings(),
         depth=depth,
+        provenance=provenance,
     )
 
 

@@ -23,6 +23,7 @@ from foretell.probes._held_out import HeldOut
 from foretell.probes._kinds import from_tensors
 from foretell.probes._linear import FittedLinearProbe
 from foretell.probes._protocol import FittedProbe
+from foretell.records import Subspace
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -37,7 +38,9 @@ _CARD = "card.json"
 class SavedProbe:
     """A probe as read from its folder, with its card, and what its thresholds are chosen on.
 
-    ``gate`` is ``None`` and ``heads`` are empty where none were saved.
+    ``gate`` is ``None`` and ``heads`` are empty where none were saved. ``subspace`` is that of
+    the activations all of it was fitted on (``RoutingData.subspace``): whoever applies it projects
+    others on it first.
     """
 
     probe: FittedProbe
@@ -45,6 +48,7 @@ class SavedProbe:
     held_out: HeldOut
     gate: FittedGate | None = None
     heads: Heads = field(default_factory=Heads)
+    subspace: Subspace | None = None
 
 
 def save_probe(
@@ -55,6 +59,7 @@ def save_probe(
     held_out: HeldOut,
     gate: FittedGate | None = None,
     heads: Heads | None = None,
+    subspace: Subspace | None = None,
     replace_existing: bool = False,
 ) -> ProbeCard:
     """Write the probe to ``folder``, whole or not at all, and return its card as written.
@@ -68,6 +73,7 @@ def save_probe(
         held_out: What a threshold for a goal will be chosen on.
         gate: What tells foreign queries, if anything.
         heads: What else is foretold, if anything.
+        subspace: That of the activations all of it was fitted on, if they were reduced.
         folder: Does not exist yet, unless ``replace_existing``; parents are made.
         replace_existing: Put the new folder in the old one's place. Between two renames nothing
             is there; a crash in between leaves the old one under a name that says so.
@@ -78,7 +84,14 @@ def save_probe(
     """
     from safetensors.numpy import save
 
-    parts = SavedProbe(probe=probe, card=card, held_out=held_out, gate=gate, heads=heads or Heads())
+    parts = SavedProbe(
+        probe=probe,
+        card=card,
+        held_out=held_out,
+        gate=gate,
+        heads=heads or Heads(),
+        subspace=subspace,
+    )
     _require_same(parts)
     folder = Path(folder)
     weights = save(_tensors(parts))
@@ -169,6 +182,8 @@ def _tensors(saved: SavedProbe) -> dict[str, NDArray[Any]]:
     }
     if saved.gate is not None:
         parts["gate"] = saved.gate.tensors()
+    if saved.subspace is not None:
+        parts[f"subspace.{saved.subspace.id}"] = saved.subspace.tensors()
     return {f"{part}.{name}": array for part, of in parts.items() for name, array in of.items()}
 
 
@@ -185,9 +200,19 @@ def _parts(card: ProbeCard, tensors: Tensors) -> SavedProbe:
         held_out=HeldOut.from_tensors(part("held_out")),
         gate=None if card.gate is None else FittedGate.from_tensors(card.gate, part("gate")),
         heads=Heads.from_tensors(card.heads, part("heads")),
+        subspace=_subspace(part("subspace")),
     )
     _require_same(saved)
     return saved
+
+
+def _subspace(tensors: Tensors) -> Subspace | None:
+    """The one whose arrays these are, each by ``id.`` and its name there."""
+    for name in tensors:
+        subspace_id, _, _ = name.partition(".")
+        own = {k.removeprefix(f"{subspace_id}."): v for k, v in tensors.items()}
+        return Subspace.from_tensors(subspace_id, own)
+    return None
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -230,7 +255,8 @@ def _read_card(path: Path) -> ProbeCard:
         raise ProbeFileError(f"{path} is not JSON ({error}); save the probe again") from error
     version = fields.get("schema_version") if isinstance(fields, dict) else None
     if version not in READABLE:
-        readable = " and ".join(map(str, READABLE))
+        *earlier, newest = map(str, READABLE)
+        readable = f"{', '.join(earlier)} and {newest}"
         raise ProbeFileError(
             f"{path} has schema version {version!r}; this foretell reads {readable}, so "
             "upgrade foretell or save the probe again"

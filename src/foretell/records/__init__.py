@@ -1,8 +1,9 @@
 """Frozen values that every room speaks in; no behaviour beyond checking themselves."""
 
 from foretell.records._decisions import Action, Decision, Estimate, Reply
+from foretell.records._flywheel import Event, Job, JobState, TrafficLog, Vote
 from foretell.records._models import ModelIdentity, Role
-from foretell.records._observations import Observation
+from foretell.records._observations import Observation, Origin
 from foretell.records._queries import (
     Answer,
     FinishReason,
@@ -26,23 +27,29 @@ from foretell.records._requests import (
     RequestRecord,
 )
 from foretell.records._routing_data import OPTIONAL_COLUMNS, RoutingData, TokenActivations
+from foretell.records._subspaces import Basis, Subspace
 
 __all__ = [
     "OPTIONAL_COLUMNS",
     "Action",
     "Answer",
     "ApiKey",
+    "Basis",
     "Decision",
     "Estimate",
+    "Event",
     "Feedback",
     "FinishReason",
     "FirstToken",
+    "Job",
+    "JobState",
     "KeyLimits",
     "LedgerLine",
     "Message",
     "MeteredUsage",
     "ModelIdentity",
     "Observation",
+    "Origin",
     "Outcome",
     "Pooling",
     "Query",
@@ -53,8 +60,11 @@ __all__ = [
     "RoutingData",
     "Sampling",
     "Split",
+    "Subspace",
     "TokenActivations",
+    "TrafficLog",
     "Usage",
+    "Vote",
     "content_text",
     "last_asked",
 ]

@@ -49,7 +49,9 @@ class Decision:
     ``stopped_at`` is the layer after which the weak prefill was cut short, ``None`` when it ran to
     its end. ``expected_tokens`` is how long the weak model's answer is likely to be.
     ``propensity`` is the chance with which a router that explores takes this action, ``None`` where
-    chance had no part in it. ``cause`` names in one word why a query was declined, from a short
+    chance had no part in it. ``p_weak`` is the chance with which the weak model serves such a query
+    under the rule (0 or 1 where nothing is explored), ``None`` for what was pinned or bypassed, by
+    which no rule can be judged. ``cause`` names in one word why a query was declined, from a short
     list (``probe_slow``, ``tools``); ``target`` names the model that was picked from a pool.
     """
 
@@ -68,6 +70,7 @@ class Decision:
     probe_ms: float | None = None
     p_pool: Mapping[str, float] = field(default_factory=dict[str, float])
     propensity: float | None = None
+    p_weak: float | None = None
     cause: str | None = None
     target: str | None = None
 

@@ -36,6 +36,12 @@ class RequestRecord:
     when not known: an unknown cost is not none. ``seconds`` is the whole request, ``overhead_s``
     what of it was neither the upstream nor the weak model. ``explored`` says that chance flipped
     the decision, ``propensity`` how likely the action taken was.
+
+    ``weak_model`` is the store's key of the weak model that was foretold. ``weak_chance`` is how
+    likely it was that its answer to this query would be known: that it served, or was asked
+    afterwards in a shadow run; ``None`` where a caller or a conversation chose, so that the query
+    says nothing about the rule. ``shadow_p_success`` is what ``shadow_probe``, which is on trial,
+    foretold.
     """
 
     id: str
@@ -66,6 +72,10 @@ class RequestRecord:
     prefill_s: float | None = None
     overhead_s: float | None = None
     finish_reason: str | None = None
+    weak_model: str | None = None
+    weak_chance: float | None = None
+    shadow_probe: str | None = None
+    shadow_p_success: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

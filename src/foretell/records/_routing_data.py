@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from foretell.errors import TrainingDataError
 from foretell.records._models import ModelIdentity
 from foretell.records._read_points import ReadPoint
+from foretell.records._subspaces import Subspace
 
 
 def _nothing() -> NDArray[np.float64]:
@@ -74,6 +75,7 @@ OPTIONAL_COLUMNS: Final = (
     "weak",
     "strong",
     "weights",
+    "weak_chance",
 )
 """Columns of numbers that may be left empty."""
 
@@ -92,7 +94,11 @@ class RoutingData:
     answer. ``prompt_tokens`` and ``weak_tokens`` are what the weak model read and wrote,
     ``strong_prompt_tokens`` and ``strong_tokens`` the strong one. ``weak`` and ``strong`` are
     success in [0, 1]; a router trains on ``weak`` and may look at ``strong``; when predicting
-    both are ignored. ``weights`` count as repetitions of a row, 1 where empty.
+    both are ignored. ``weights`` count as repetitions of a row, 1 where empty. ``weak_chance`` is
+    how likely it was that this row would be seen (see ``RequestRecord``): 1 for what was collected,
+    NaN where a caller chose. ``subspace`` is what all of the pooled activations were reduced to and
+    restored from, ``None`` where they are whole: a probe that is fitted on them reads others
+    through it.
     """
 
     domain: tuple[str, ...]
@@ -117,6 +123,8 @@ class RoutingData:
     weak: NDArray[np.float64] = field(default_factory=_nothing)
     strong: NDArray[np.float64] = field(default_factory=_nothing)
     weights: NDArray[np.float64] = field(default_factory=_nothing)
+    weak_chance: NDArray[np.float64] = field(default_factory=_nothing)
+    subspace: Subspace | None = None
     model: ModelIdentity | None = None
 
     def __post_init__(self) -> None:

@@ -1,5 +1,16 @@
 """Everything assembled from a configuration: routes that serve, collections, training."""
 
+from foretell.runtime._auto import (
+    LEAST_LABELS,
+    RUNGS,
+    Standing,
+    Step,
+    ladder_subject,
+    readable_by,
+    rung_of,
+    standing_of,
+    steps_above,
+)
 from foretell.runtime._collect import (
     Collected,
     answering_key,
@@ -11,6 +22,7 @@ from foretell.runtime._collect import (
 )
 from foretell.runtime._estimators import EarlyLook, NearestEstimator, ProbeEstimator
 from foretell.runtime._explain import Explainer, Explanation
+from foretell.runtime._exporting import export_probe
 from foretell.runtime._foretell import Foretell
 from foretell.runtime._goals import (
     Bar,
@@ -18,6 +30,10 @@ from foretell.runtime._goals import (
     early_looks,
     gain_ranks_better,
     share_within_budget,
+)
+from foretell.runtime._ladder_rows import (
+    load_ladder_rows,
+    undo_selection,
 )
 from foretell.runtime._models import (
     AnsweringModel,
@@ -28,25 +44,43 @@ from foretell.runtime._models import (
     open_engine,
     open_model,
 )
+from foretell.runtime._registry import (
+    Pointers,
+    early_probes,
+    load_pointers,
+    load_version,
+    locked,
+    probe_versions,
+    promote,
+    refitting,
+    roll_back,
+    served_domains,
+    serving_probe,
+    serving_version,
+    set_shadow,
+    shadow_probe,
+    shadow_version,
+    trained_domains,
+)
 from foretell.runtime._route import Considered, NoEstimator, Route
 from foretell.runtime._rules import PoolRule, Rule
 from foretell.runtime._training import (
     Trained,
-    early_probes,
     fit_gate_of,
     held_out_of,
+    label_sources,
     load_split,
-    newest_probe,
+    load_training_rows,
     pooled_points,
-    probe_versions,
     save_selection,
     select_early_probes,
     the_metric,
     train_probe,
-    trained_domains,
 )
 
 __all__ = [
+    "LEAST_LABELS",
+    "RUNGS",
     "AnsweringModel",
     "Bar",
     "Collected",
@@ -59,10 +93,13 @@ __all__ = [
     "NearestEstimator",
     "NoEstimator",
     "OnText",
+    "Pointers",
     "PoolRule",
     "ProbeEstimator",
     "Route",
     "Rule",
+    "Standing",
+    "Step",
     "Trained",
     "answering_key",
     "asking",
@@ -73,21 +110,42 @@ __all__ = [
     "early_looks",
     "early_probes",
     "engine_key",
+    "export_probe",
     "fit_gate_of",
     "gain_ranks_better",
     "held_out_of",
+    "label_sources",
+    "ladder_subject",
+    "load_ladder_rows",
+    "load_pointers",
     "load_split",
-    "newest_probe",
+    "load_training_rows",
+    "load_version",
+    "locked",
     "observer_of_engine",
     "observer_of_model",
     "open_engine",
     "open_model",
     "pooled_points",
     "probe_versions",
+    "promote",
+    "readable_by",
+    "refitting",
+    "roll_back",
+    "rung_of",
     "save_selection",
     "select_early_probes",
+    "served_domains",
+    "serving_probe",
+    "serving_version",
+    "set_shadow",
+    "shadow_probe",
+    "shadow_version",
     "share_within_budget",
+    "standing_of",
+    "steps_above",
     "the_metric",
     "train_probe",
     "trained_domains",
+    "undo_selection",
 ]

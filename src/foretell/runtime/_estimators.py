@@ -23,6 +23,7 @@ from foretell.records import (
     Message,
     ReadPoint,
     RoutingData,
+    Subspace,
     TokenActivations,
     last_asked,
 )
@@ -58,13 +59,14 @@ class EarlyLook:
 
     It does when what it foretells is below ``bar``: ``p_success``, or with ``strong``, which
     foretells the strong model at the same read point, ``p_success - p_strong``. ``name`` is that of
-    the probe it looks for.
+    the probe it looks for, ``subspace`` that of the activations it was fitted on.
     """
 
     probe: FittedLinearProbe
     bar: float
     strong: StrongHead | None = None
     name: str = ""
+    subspace: Subspace | None = None
 
     @property
     def read_point(self) -> ReadPoint:
@@ -73,7 +75,8 @@ class EarlyLook:
 
     def estimate(self, vectors: Vectors) -> Estimate:
         """What it foretells of a query."""
-        vector = vectors[self.read_point]
+        point = self.read_point
+        vector = _within(self.subspace, {point: vectors[point]})[point]
         score = float(self.probe.score(vector))
         return Estimate(
             score=score,
@@ -94,7 +97,8 @@ class ProbeEstimator:
     """A saved probe that fits the served model; ``name`` is ``id@version``.
 
     ``gate`` tells queries that look like nothing in training, ``heads`` foretell what else they
-    can. ``early`` holds looks at lower layers.
+    can. ``early`` holds looks at lower layers. What is read is projected on the ``subspace``, where
+    there is one, since nothing else was seen in training.
     """
 
     probe: FittedProbe
@@ -103,6 +107,7 @@ class ProbeEstimator:
     gate: FittedGate | None = None
     heads: Heads = field(default_factory=Heads)
     early: tuple[EarlyLook, ...] = ()
+    subspace: Subspace | None = None
 
     @classmethod
     def of(cls, saved: SavedProbe, early: tuple[EarlyLook, ...] = ()) -> ProbeEstimator:
@@ -113,7 +118,10 @@ class ProbeEstimator:
             domain=saved.card.domain,
             gate=saved.gate,
             heads=saved.heads,
-            early=tuple(replace(look, name=saved.card.name) for look in early),
+            early=tuple(
+                replace(look, name=saved.card.name, subspace=saved.subspace) for look in early
+            ),
+            subspace=saved.subspace,
         )
 
     @property
@@ -136,6 +144,7 @@ class ProbeEstimator:
         self, vectors: Vectors, *, own_tokens: int, first_token: FirstToken | None = None
     ) -> Estimate:
         """What the probe, its gate and its heads foretell; ``vectors`` hold ``own_points``."""
+        vectors = _within(self.subspace, vectors)
         score, p_success = self._foretold(vectors, own_tokens, first_token)
         gate, strong = self.gate, self.heads.strong
         familiarity = None if gate is None else float(gate.p_value(vectors[gate.read_point]))
@@ -158,14 +167,20 @@ class ProbeEstimator:
     def familiarity(self, vectors: Vectors) -> float:
         """The gate's p-value of a query; 0 without a gate, which knows nobody."""
         gate = self.gate
-        return 0.0 if gate is None else float(gate.p_value(vectors[gate.read_point]))
+        if gate is None:
+            return 0.0
+        point = gate.read_point
+        return float(gate.p_value(_within(self.subspace, {point: vectors[point]})[point]))
 
     def expected_tokens(self, vectors: Vectors) -> float | None:
         """Likely length of the weak model's answer, ``None`` when that is not foretold."""
         head = self.heads.tokens
         if head is None or head.read_point not in vectors:
             return None
-        return float(head.expected_tokens(vectors[head.read_point]))
+        point = head.read_point
+        return float(
+            head.expected_tokens(_within(self.subspace, {point: vectors[point]})[point])
+        )
 
     def _foretold(
         self, vectors: Vectors, own_tokens: int, first_token: FirstToken | None
@@ -232,6 +247,10 @@ class NearestEstimator:
         if any(point not in vectors for point in self.own_points):
             return None
         return self.nearest(vectors).expected_tokens(vectors)
+
+
+def _within(subspace: Subspace | None, vectors: Vectors) -> Vectors:
+    return vectors if subspace is None else subspace.project(vectors)
 
 
 def _one_query(

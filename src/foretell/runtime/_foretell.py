@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -11,22 +12,38 @@ from statistics import fmean
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foretell.config import (
     Config,
     CostGoal,
     DailyCostGoal,
+    DomainFromHeader,
     OpenAIModel,
     RecordedModel,
     RouteConfig,
     StrongShareGoal,
     load_config,
 )
-from foretell.errors import ConfigError, ProbeFileError, ProbeMismatchError, RoutingError
+from foretell.errors import (
+    ConfigError,
+    ProbeFileError,
+    ProbeMismatchError,
+    RoutingError,
+    TrainingDataError,
+)
 from foretell.prefill import PrefillEngine, Progress
 from foretell.probes import HeldOut, SavedProbe
 from foretell.records import Decision, Message, Reply, Role, Sampling
 from foretell.routers import make_router
+from foretell.runtime._auto import (
+    Standing,
+    Step,
+    fit_step,
+    standing_of,
+    start_step,
+    steps_down_from,
+)
 from foretell.runtime._estimators import NearestEstimator, OutsideEstimator, ProbeEstimator
 from foretell.runtime._goals import Bar, bar_for, early_looks, share_within_budget
 from foretell.runtime._models import (
@@ -37,10 +54,12 @@ from foretell.runtime._models import (
     asking,
     open_model,
 )
+from foretell.runtime._registry import early_probes, served_domains, serving_probe
 from foretell.runtime._route import Estimator, NoEstimator, Route
-from foretell.runtime._training import early_probes, newest_probe, trained_domains
-from foretell.store import Store
+from foretell.store import Store, model_key, store_key
 from foretell.upstreams import cost_usd
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +90,17 @@ def _nearest(domains: Sequence[str], found: Sequence[_Foreteller]) -> _Foretelle
     reason = f"each of the domains {', '.join(known)} has its own"
     bar = replace(_NO_BAR, reason=reason)
     return _Foreteller(estimator, bar, bars={domain: bar for domain, (_, bar) in known.items()})
+
+
+def _stored_lengths(store: Store, domain: str, weak_model: str) -> NDArray[np.int64]:
+    """Own tokens of the queries that the weak model has answered."""
+    try:
+        data = store.load_routing_data(
+            domain, read_points=(), weak_model=weak_model, strong_model=""
+        )
+    except TrainingDataError:
+        return np.empty(0, dtype=np.int64)
+    return data.lengths
 
 
 _NO_BAR: Final = Bar(keep_at=1.0, reason="there is nothing to compare with a bar")
@@ -134,17 +164,26 @@ class Foretell:
         if name not in self._routes:
             config = self.config.routes[name]
             weak = self.open_engine(config.weak, progress=progress)
-            foreteller = self._foreteller_of_all(config, self._domains(config), weak)
+            foreteller = self._foreteller_of_all(name, self._domains(config), weak)
             strong = [self.open_model(strong, progress=progress) for strong in config.strong]
             self._routes[name] = self._assembled(name, config, weak, strong, foreteller)
         return self._routes[name]
 
     def domains(self, name: str | None = None) -> tuple[str, ...]:
-        """The domains that a route serves: its own, or all that have a probe."""
+        """The domains that a route serves: its own, or all that have a probe.
+
+        A route that finds its own router serves all that something is stored of, too, where the
+        request names the domain.
+        """
         config = self.route_config(name)
         if isinstance(config.domain, str):
             return (config.domain,)
-        return tuple(trained_domains(self.config.probes.dir))
+        trained = served_domains(self.config.probes.dir)
+        if config.router != "auto" or not isinstance(config.domain, DomainFromHeader):
+            return tuple(trained)
+        with self.open_store() as store:
+            stored = [counts.domain for counts in store.domains()]
+        return tuple(sorted({*trained, *stored}))
 
     def open_weak_side(
         self, name: str, *domains: str, now: datetime, progress: Progress | None = None
@@ -157,7 +196,7 @@ class Foretell:
         """
         config = self.config.routes[name]
         weak = self.open_engine(config.weak, progress=progress)
-        found = [self._foreteller_or_why(config, domain, weak, now) for domain in domains]
+        found = [self._foreteller_or_why(name, domain, weak, now) for domain in domains]
         foreteller = found[0] if len(found) == 1 else _nearest(domains, found)
         return self._assembled(name, config, weak, (), foreteller)
 
@@ -194,7 +233,8 @@ class Foretell:
 
     def open_store(self) -> Store:
         """The configured store; the caller closes it."""
-        return Store.open(self.config.store.url, self.config.store.vectors)
+        store = self.config.store
+        return Store.open(store.url, store.vectors, key=store_key(store))
 
     def close(self) -> None:
         """Free all models; safe to call twice."""
@@ -240,10 +280,10 @@ class Foretell:
         )
 
     def _foreteller_or_why(
-        self, config: RouteConfig, domain: str, weak: PrefillEngine, now: datetime
+        self, name: str, domain: str, weak: PrefillEngine, now: datetime
     ) -> _Foreteller:
         try:
-            found = self._foreteller(config, domain, weak)
+            found = self._foreteller(name, domain, weak)
         except RoutingError as error:
             cause = next((word for kind, word in _CAUSES if isinstance(error, kind)), "router")
             return _Foreteller(NoEstimator(cause=cause, reason=str(error)), _NO_BAR)
@@ -262,21 +302,24 @@ class Foretell:
     def _domains(self, config: RouteConfig) -> tuple[str, ...]:
         if isinstance(config.domain, str):
             return (config.domain,)
-        trained = trained_domains(self.config.probes.dir)
+        trained = served_domains(self.config.probes.dir)
         held = f"the route names no domain, and {self.config.probes.dir} holds "
         if not trained:
             raise ConfigError(f"{held}no probe to find it by; set domain:, or run foretell train")
-        if len(trained) > 1 and config.router != "probe":
+        if len(trained) > 1 and config.router not in ("probe", "auto"):
             raise ConfigError(f"{held}probes for {', '.join(trained)}; set domain: to one of them")
         return tuple(trained)
 
     def _foreteller_of_all(
-        self, config: RouteConfig, domains: Sequence[str], weak: PrefillEngine
+        self, name: str, domains: Sequence[str], weak: PrefillEngine
     ) -> _Foreteller:
-        found = [self._foreteller(config, domain, weak) for domain in domains]
+        found = [self._foreteller(name, domain, weak) for domain in domains]
         return found[0] if len(found) == 1 else _nearest(domains, found)
 
-    def _foreteller(self, config: RouteConfig, domain: str, weak: PrefillEngine) -> _Foreteller:
+    def _foreteller(self, name: str, domain: str, weak: PrefillEngine) -> _Foreteller:
+        config = self.config.routes[name]
+        if config.router == "auto":
+            return self._on_the_ladder(name, domain, weak)
         if config.router in ("weak", "strong"):
             chance = 1.0 if config.router == "weak" else 0.0
             reason = f"the route always takes the {config.router} model"
@@ -285,12 +328,55 @@ class Foretell:
         if config.router != "probe":
             outside, held_out = self._trained_outside(config, domain)
             return _Foreteller(outside, self._bar(config, held_out, domain), held_out)
+        return self._by_probe(config, domain, weak)
+
+    def _by_probe(self, config: RouteConfig, domain: str, weak: PrefillEngine) -> _Foreteller:
         folder = self.config.probes.dir
-        saved = newest_probe(folder, domain)
+        saved = serving_probe(folder, domain)
         saved.card.check_serves(weak.identity, domain)
         bar = self._bar(config, saved.held_out, domain)
         looks = early_looks(saved.held_out, early_probes(folder, saved), bar)
         return _Foreteller(ProbeEstimator.of(saved, looks), bar, saved.held_out, saved)
+
+    def _on_the_ladder(self, name: str, domain: str, weak: PrefillEngine) -> _Foreteller:
+        """By the step in force, or else by the highest one below it that can be taken."""
+        config = self.config.routes[name]
+        with self.open_store() as store:
+            standing = standing_of(store, name, domain, model_key(weak.identity))
+            missing = "nothing is labelled enough yet"
+            for step in steps_down_from(standing.step):
+                try:
+                    if step == "probe":
+                        return self._by_probe(config, domain, weak)
+                    return self._by_step(store, step, standing, config, domain, weak)
+                except RoutingError as error:
+                    missing = f"step {step} cannot be taken, since {error}"
+                    _logger.warning("route %r in domain %r: %s", name, domain, missing)
+            lengths = _stored_lengths(store, domain, model_key(weak.identity))
+        router, bar = start_step(config.goal, lengths, missing)
+        return _Foreteller(OutsideEstimator(router, domain), bar)
+
+    def _by_step(
+        self,
+        store: Store,
+        step: Step,
+        standing: Standing,
+        config: RouteConfig,
+        domain: str,
+        weak: PrefillEngine,
+    ) -> _Foreteller:
+        strong = self.config.models[config.strong[0]]
+        router, held_out = fit_step(
+            step,
+            store,
+            domain,
+            config.goal,
+            weak_model=model_key(weak.identity),
+            metric=standing.metric,
+            strong_model=model_key(strong.model) if isinstance(strong, OpenAIModel) else None,
+        )
+        bar = self._bar(config, held_out, domain)
+        return _Foreteller(OutsideEstimator(router, domain), bar, held_out)
 
     def _trained_outside(
         self, config: RouteConfig, domain: str

@@ -11,9 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from foretell.config import Price
+from foretell.config import ExploreConfig, Price
 from foretell.errors import ContextOverflowError, InputError, RoutingError, UpstreamError
-from foretell.policy import EarlyExitGate, GateStage, early_exit_gate
+from foretell.policy import (
+    EarlyExitGate,
+    Exploration,
+    GateStage,
+    early_exit_gate,
+    exploration_rate,
+)
 from foretell.prefill import Prefill, PrefillEngine, Prompt
 from foretell.probes import HeldOut, SavedProbe
 from foretell.records import (
@@ -22,6 +28,7 @@ from foretell.records import (
     Estimate,
     Message,
     ModelIdentity,
+    ReadPoint,
     Reply,
     Role,
     Sampling,
@@ -78,9 +85,14 @@ class Route:
         held_out: What the bar was chosen on, if anything.
         saved: The probe behind the estimator, as saved; ``None`` for another router.
         on_decline: Who serves without an estimate.
-        explore: Share of decisions that is flipped, so that outcomes are known on both sides.
+        explore: Share of decisions that is flipped, so that outcomes are known on both sides; a
+            schedule falls with the rules that this object has given out.
         weak_price: For costs; ``None`` when not known.
         rng: Draws for exploration.
+
+    Attributes:
+        also_read: Read points of every whole prefill beside those that decide, for who keeps what
+            is read; set before the route serves.
     """
 
     def __init__(
@@ -96,7 +108,7 @@ class Route:
         held_out: HeldOut | None = None,
         saved: SavedProbe | None = None,
         on_decline: Role = "strong",
-        explore: float = 0.0,
+        explore: float | ExploreConfig = 0.0,
         weak_price: Price | None = None,
         rng: np.random.Generator,
     ) -> None:
@@ -106,11 +118,13 @@ class Route:
         self.held_out = held_out
         self.saved = saved
         self.strong = tuple(strong)
+        self.also_read: tuple[ReadPoint, ...] = ()
         self._weak_name = weak_name
         self._weak = weak
         self._estimator = estimator
         self._on_decline: Role = on_decline
         self._explore = explore
+        self._rules = 0
         self._weak_price = weak_price
         self._rng = rng
 
@@ -129,21 +143,32 @@ class Route:
         """What foretells, or why nothing does."""
         return self._estimator
 
-    def rule(self) -> Rule:
-        """The route's own rule for one query, with a draw of its own."""
-        draw = float(self._rng.random()) if self._explore else None
+    def rule(self, explore: Exploration | None = None) -> Rule:
+        """The route's own rule for one query, with a draw of its own.
+
+        ``explore`` is what is left to chance; where not given, what the route's own share or
+        schedule says by now.
+        """
+        explore = explore or self._own_exploration()
+        draw = float(self._rng.random()) if explore.rate else None
 
         def by(bar: Bar) -> Rule:
             return Rule(
                 keep_at=bar.keep_at,
                 least_gain=bar.least_gain,
                 on_decline=self._on_decline,
-                explore=self._explore,
+                explore=explore,
                 draw=draw,
             )
 
         own = {domain: by(bar) for domain, bar in self.bars.items()}
         return replace(by(self.bar), by_domain=own)
+
+    def _own_exploration(self) -> Exploration:
+        rate = exploration_rate(self._explore, self._rules)
+        self._rules += 1
+        aimed = self._explore.aimed if isinstance(self._explore, ExploreConfig) else 0.0
+        return Exploration(rate=rate, aimed=aimed)
 
     def decide(
         self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
@@ -218,7 +243,9 @@ class Route:
             return looked
         room = self.room(prompt, answer_tokens)
         try:
-            prefill = self._weak.prefill(prompt, answer_tokens=room, given_up=given_up)
+            prefill = self._weak.prefill(
+                prompt, self.also_read, answer_tokens=room, given_up=given_up
+            )
         except InputError as error:
             declined = _cannot_take(rule, error)
             if declined.serve == "weak":
@@ -251,6 +278,8 @@ class Route:
             declined = rule.declined(estimator.cause, estimator.reason)
             return Considered(decision=declined, prompt=prompt)
         if isinstance(estimator, OutsideEstimator):
+            if (too_long := self._too_long(prompt, answer_tokens)) is not None:
+                return Considered(decision=_cannot_take(rule, too_long), prompt=prompt)
             estimate = estimator.estimate(messages, prompt.own_tokens)
             return Considered(decision=rule.decide(estimate), estimate=estimate, prompt=prompt)
         gate = self._gate(estimator, prompt, rule)
@@ -258,7 +287,7 @@ class Route:
         try:
             prefill = self._weak.prefill(
                 prompt,
-                estimator.read_points,
+                tuple(sorted({*estimator.read_points, *self.also_read})),
                 gate,
                 answer_tokens=answer_tokens,
                 given_up=given_up,
@@ -280,24 +309,46 @@ class Route:
         answer_tokens: int,
         given_up: Callable[[], bool] | None = None,
     ) -> Prefill:
-        """A prefill that nobody reads, for a query that the weak model serves anyhow."""
+        """A prefill that decides nothing, for a query that the weak model serves anyhow."""
         prompt = self._weak.render(messages, tools=tools)
         room = self.room(prompt, answer_tokens)
-        return self._weak.prefill(prompt, answer_tokens=room, given_up=given_up)
+        return self._weak.prefill(prompt, self.also_read, answer_tokens=room, given_up=given_up)
 
     def room(self, prompt: Prompt, answer_tokens: int) -> int:
         """How long an answer the weak model can give; see ``answer_room``."""
         return answer_room(self._weak, prompt, answer_tokens)
 
+    def _too_long(self, prompt: Prompt, answer_tokens: int) -> ContextOverflowError | None:
+        """Known before a decision that no prefill comes before, or chance would have a part in it.
+
+        What is escalated would count as a query that the weak model might have served.
+        """
+        wanted = len(prompt.tokens) + self.room(prompt, answer_tokens)
+        if wanted <= self._weak.context_tokens:
+            return None
+        return ContextOverflowError(
+            f"the prompt's {len(prompt.tokens)} tokens leave no room for an answer, since the "
+            f"context holds {self._weak.context_tokens}; shorten the prompt"
+        )
+
     def _gate(
         self, estimator: ProbeEstimator | NearestEstimator, prompt: Prompt, rule: Rule
     ) -> EarlyExitGate:
-        """Stops a prefill as soon as it is certain that the weak model will not serve."""
+        """Stops a prefill as soon as it is certain that the weak model will not serve.
+
+        What an early look finds hopeless is decided by that look, also when it explores: whether
+        chance has the weak model serve must not depend on how far the prefill was read.
+        """
+
+        def serves(seen: Estimate) -> bool:
+            return rule.decide(seen).serve == "weak"
+
         stages = [
             GateStage(
                 read_point=look.read_point,
                 foretell=look.estimate,
-                goes_on=partial(look.goes_on, rule=rule),
+                goes_on=lambda seen, look=look: look.goes_on(seen, rule) or serves(seen),
+                settles=lambda seen, look=look: not look.goes_on(seen, rule),
             )
             for look in estimator.early
         ]
@@ -306,7 +357,7 @@ class Route:
                 GateStage(
                     read_point=estimator.own_points[-1],
                     foretell=partial(estimator.estimate, own_tokens=prompt.own_tokens),
-                    goes_on=lambda seen: rule.explores or rule.decide(seen).serve == "weak",
+                    goes_on=serves,
                 )
             )
         return early_exit_gate(stages)
@@ -320,7 +371,7 @@ class Route:
     ) -> tuple[Decision, Estimate]:
         reading = gate.reading
         seconds = 0.0 if reading is None else reading.seconds
-        if estimator.needs_whole_prefill and (reading is None or reading.passed):
+        if estimator.needs_whole_prefill and (reading is None or not reading.settled):
             started = perf_counter()
             estimate = estimator.estimate(
                 prefill.activations,

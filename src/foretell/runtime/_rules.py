@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from foretell.policy import CheapestGoal, PoolGoal, TurnRule, decide, decide_in_pool
+from foretell.policy import (
+    CheapestGoal,
+    Exploration,
+    PoolGoal,
+    TurnRule,
+    decide,
+    decide_in_pool,
+)
 from foretell.records import Decision, Estimate, Role
 
 
@@ -22,32 +29,26 @@ class PoolRule:
 class Rule:
     """Decides one query; see ``policy.decide`` for the numbers.
 
-    ``draw`` is drawn before the prefill: a query that is going to explore must not be stopped
-    early. ``by_domain`` holds the rules of domains that have their own, told by the estimate's.
+    ``draw`` is drawn before the prefill: what explores must not be stopped early. ``by_domain``
+    holds the rules of domains that have their own, told by the estimate's.
     """
 
     keep_at: float
     least_gain: float | None = None
     on_decline: Role = "strong"
-    explore: float = 0.0
+    explore: float | Exploration = 0.0
     draw: float | None = None
     turn: TurnRule | None = None
     pool: PoolRule | None = None
     by_domain: Mapping[str, Rule] = field(default_factory=dict[str, "Rule"])
 
     @property
-    def explores(self) -> bool:
-        """Whether this query goes the other way."""
-        may = self.turn is None or self.turn.explores
-        return may and self.draw is not None and self.draw < self.explore
-
-    @property
     def stops_below(self) -> float:
-        """A ``p_success`` below this settles that the weak model will not serve.
+        """A ``p_success`` below this settles that the rule escalates, but for chance.
 
         Even where nothing else is foretold yet; 0 where nothing settles it.
         """
-        if self.explores or (self.pool is not None and self.pool.order[2:]):
+        if self.pool is not None and self.pool.order[2:]:
             return 0.0
         return self.keep_at if self.turn is None else self.turn.keep_at(self.keep_at)
 
@@ -58,7 +59,7 @@ class Rule:
         A query is kept unless a strong call gains more than ``least_gain``.
         """
         many = self.pool is not None and self.pool.order[2:]
-        if self.explores or many or self.least_gain is None:
+        if many or self.least_gain is None:
             return -1.0
         gain = self.least_gain if self.turn is None else self.turn.least_gain(self.least_gain)
         return -gain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from foretell.errors import InputError, ProbeFileError, TrainingDataError
+from foretell.errors import InputError, TrainingDataError
 from foretell.probes import (
     DEFAULT_KINDS,
     DepthLimit,
@@ -22,17 +23,25 @@ from foretell.probes import (
     HeldOut,
     LabelDefinition,
     ProbeCard,
-    SavedProbe,
+    Provenance,
     Selection,
     describe,
     fit_gate,
     fit_heads,
-    load_probe,
     save_probe,
     select_probe,
 )
 from foretell.records import ReadPoint, RoutingData, Split
-from foretell.store import Store
+from foretell.runtime._ladder_rows import undo_selection
+from foretell.runtime._registry import (
+    domain_folder,
+    early_folder,
+    fix_serving,
+    locked,
+    probe_versions,
+    promote,
+)
+from foretell.store import TRUST, Store, model_key
 
 _NEARLY_AS_GOOD: Final = 0.03
 
@@ -67,10 +76,14 @@ def train_probe(
     strong_model: str | None = None,
     pool: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    by: str = "",
+    serve: bool = True,
+    data: RoutingData | None = None,
 ) -> Trained:
     """Select, fit and calibrate a probe on the domain's training queries; save it.
 
-    The probe becomes the newest version in ``folder/domain``, which is what routes serve.
+    The probe becomes the newest version in ``folder/domain``, and routes serve it from now on.
+    Queries that traffic brought are weighted for those like them of which no answer was seen.
 
     Args:
         store: Holds the labelled answers.
@@ -89,17 +102,20 @@ def train_probe(
         strong_model: Key of the strong model, needed when answers of several are labelled.
         pool: Keys of further models by their names in the configuration; each gets a head.
         progress: See ``select_probe``; with ``max_depth`` told of two searches in turn.
+        by: Who or what has it trained; goes on the card.
+        serve: Whether the probe serves from now on; else what served still does.
+        data: What ``load_training_rows`` gave, by a caller that has looked at it.
     """
     metric = the_metric(store, domain, metric)
-    data = load_split(
-        store,
-        domain,
-        "train",
-        metric=metric,
-        tokens="attention" in kinds,
-        weak_model=weak_model,
-        strong_model=strong_model,
-    )
+    if data is None:
+        data = load_training_rows(
+            store,
+            domain,
+            metric=metric,
+            tokens="attention" in kinds,
+            weak_model=weak_model,
+            strong_model=strong_model,
+        )
     outcomes = {
         name: _outcomes_of(store, domain, key, data, metric=metric, weak_model=weak_model)
         for name, key in (pool or {}).items()
@@ -121,9 +137,73 @@ def train_probe(
             unlimited_auroc=unlimited.chosen.auroc,
             unlimited_read_point=unlimited.chosen.read_point,
         )
+    labels = label_sources(store, domain, data, metric=metric)
     return save_selection(
-        selection, allowed, domain, metric, folder, now=now, pool=outcomes, depth=depth
+        selection,
+        allowed,
+        domain,
+        metric,
+        folder,
+        now=now,
+        pool=outcomes,
+        depth=depth,
+        source=", ".join(sorted(labels, key=lambda source: -labels[source])),
+        provenance=Provenance(by=by, labels=labels, seen=_seen(store, domain, data)),
+        serve=serve,
     )
+
+
+def load_training_rows(
+    store: Store,
+    domain: str,
+    *,
+    metric: str,
+    tokens: bool = False,
+    weak_model: str | None = None,
+    strong_model: str | None = None,
+) -> RoutingData:
+    """What a probe is trained on: see ``load_split`` and ``undo_selection``."""
+    data = load_split(
+        store,
+        domain,
+        "train",
+        metric=metric,
+        tokens=tokens,
+        weak_model=weak_model,
+        strong_model=strong_model,
+    )
+    return undo_selection(data)
+
+
+def label_sources(store: Store, domain: str, data: RoutingData, *, metric: str) -> dict[str, int]:
+    """How many of the rows have their weak label from each source, in the order of trust."""
+    key = "" if data.model is None else model_key(data.model)
+    labelled = {data.ids[row] for row in np.flatnonzero(np.isfinite(data.weak))}
+    by_model = store.outcomes(domain)
+    found: dict[str, str] = {}
+    # A label of this very model counts before one of none, then the more trusted.
+    for model in dict.fromkeys((key, "")):
+        told = [
+            outcome
+            for outcome in by_model.get(model, ())
+            if outcome.role == "weak" and outcome.metric == metric and outcome.value is not None
+        ]
+        for outcome in sorted(told, key=lambda outcome: TRUST.index(outcome.source)):
+            if outcome.query_id in labelled:
+                found.setdefault(outcome.query_id, outcome.source)
+    counts = Counter(found.values())
+    return {source: counts[source] for source in TRUST if source in counts}
+
+
+def _seen(store: Store, domain: str, data: RoutingData) -> dict[str, int]:
+    """How many of the labelled rows came to be stored in each way."""
+    labelled = {data.ids[row] for row in np.flatnonzero(np.isfinite(data.weak))}
+    origins = {
+        one.query.id: one.origin
+        for one in store.observations(domain, "weak")
+        if one.query.id in labelled
+    }
+    return dict(sorted(Counter(origins.values()).items()))
 
 
 def within_depth(data: RoutingData, max_depth: float) -> RoutingData:
@@ -228,17 +308,57 @@ def save_selection(
     now: datetime,
     pool: Mapping[str, Floats] | None = None,
     depth: DepthLimit | None = None,
+    source: str = "code",
+    provenance: Provenance | None = None,
+    serve: bool = True,
 ) -> Trained:
     """Write a selection, with early probes below it, as the domain's next version.
 
-    ``pool`` holds the success of further models in the rows of ``data``, see ``fit_heads``. The
-    early probes are written first, so a version that exists is whole.
+    ``pool`` holds the success of further models in the rows of ``data``, see ``fit_heads``.
+    ``source``, who labelled the rows, and ``provenance`` go on the card.
+    The version serves from now on, unless ``serve`` is false: then what served still does. The
+    early probes are written first, so a version that exists is whole; of several that save at
+    once, one waits for the other.
     """
-    pool = pool or {}
+    with locked(folder, domain):
+        if not serve:
+            fix_serving(folder, domain)
+        trained = _save_version(
+            selection,
+            data,
+            domain,
+            metric,
+            folder,
+            now=now,
+            pool=pool or {},
+            depth=depth,
+            source=source,
+            provenance=provenance,
+        )
+        if serve:
+            promote(folder, domain, trained.card.version)
+        return trained
+
+
+def _save_version(
+    selection: Selection,
+    data: RoutingData,
+    domain: str,
+    metric: str,
+    folder: Path,
+    *,
+    now: datetime,
+    pool: Mapping[str, Floats],
+    depth: DepthLimit | None,
+    source: str,
+    provenance: Provenance | None,
+) -> Trained:
     version = max(probe_versions(folder, domain), default=0) + 1
-    target = _domain_folder(folder, domain) / str(version)
-    # What a crash left of this version is of another selection.
-    shutil.rmtree(_early_folder(target), ignore_errors=True)
+    target = domain_folder(folder, domain) / str(version)
+    # What a crash left of this version is of another selection; whoever else writes here waits.
+    shutil.rmtree(early_folder(target), ignore_errors=True)
+    for unfinished in target.parent.glob(".*.new-*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
     def saved(
         chosen: Selection,
@@ -256,21 +376,30 @@ def save_selection(
             id=name,
             version=version,
             domain=domain,
-            label=LabelDefinition(metric=metric, source="code"),
+            label=LabelDefinition(metric=metric, source=source),
             now=now,
             gate=gate,
             heads=beside,
             pool=pool,
             depth=depth,
+            provenance=provenance,
         )
         held_out = held_out_of(chosen, data, heads, pool)
-        return save_probe(chosen.probe, card, place, held_out=held_out, gate=gate, heads=beside)
+        return save_probe(
+            chosen.probe,
+            card,
+            place,
+            held_out=held_out,
+            gate=gate,
+            heads=beside,
+            subspace=data.subspace,
+        )
 
     early = tuple(
         saved(
             chosen,
             f"{domain}-early-{point.name}",
-            _early_folder(target) / point.name,
+            early_folder(target) / point.name,
             _strong_alone(fit_heads(data, [point], folds=chosen.folds, seed=chosen.seed)),
         )
         for chosen in select_early_probes(selection, data)
@@ -375,55 +504,4 @@ def held_out_of(
         groups=groups.astype(np.float64),
         p_pool=p_pool,
         pool={name: (pool or {})[name][rows] for name in p_pool},
-    )
-
-
-def probe_versions(folder: Path, domain: str) -> list[int]:
-    """Saved versions of a domain's probe, oldest first."""
-    place = _domain_folder(folder, domain)
-    if not place.is_dir():
-        return []
-    return sorted(int(p.name) for p in place.iterdir() if p.name.isdigit())
-
-
-def newest_probe(folder: Path, domain: str) -> SavedProbe:
-    """The probe that routes of a domain serve."""
-    versions = probe_versions(folder, domain)
-    if not versions:
-        raise ProbeFileError(
-            f"there is no probe for domain {domain!r} in {folder}; train one: "
-            f"foretell train --domain {domain}"
-        )
-    return load_probe(folder / domain / str(versions[-1]))
-
-
-def early_probes(folder: Path, saved: SavedProbe) -> list[SavedProbe]:
-    """The early probes that were saved with a probe, lowest layer first."""
-    place = _early_folder(folder / saved.card.domain / str(saved.card.version))
-    found = [load_probe(path) for path in place.iterdir()] if place.is_dir() else []
-    return sorted(found, key=lambda early: early.card.read_point)
-
-
-def _domain_folder(folder: Path, domain: str) -> Path:
-    # A domain may come from a request, so it must not lead out of the folder.
-    if not domain or domain.startswith(".") or Path(domain).name != domain:
-        raise InputError(
-            f"domain {domain!r} cannot name a folder of probes; use a name without '/' that does "
-            "not begin with a dot"
-        )
-    return folder / domain
-
-
-def _early_folder(version: Path) -> Path:
-    return version.with_name(f"{version.name}.early")
-
-
-def trained_domains(folder: Path) -> list[str]:
-    """Domains that have a probe in ``folder``."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        p.name
-        for p in folder.iterdir()
-        if p.is_dir() and not p.name.startswith(".") and probe_versions(folder, p.name)
     )

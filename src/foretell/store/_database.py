@@ -12,10 +12,26 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 
 from foretell.errors import StoreError
+from foretell.store._cipher import Cipher
+from foretell.store._encryption import require_key
 from foretell.store._migrate import migrate
+from foretell.store._sealed_columns import encrypt_columns
+from foretell.store._tables import metadata
 
 _WRITE = "foretell_write"
 _BUSY_TIMEOUT_MS = 30_000
+_EMPTYING_TIMEOUT_MS = 500
+_MIGRATION_LOCK = 0x666F726574656C6C  # any number, as long as nothing else takes it
+# Unless the URL says otherwise: a server that has vanished from the network is given up on after
+# about half a minute, where the system's own patience is hours.
+_POSTGRESQL_PATIENCE = {
+    "connect_timeout": "10",
+    "keepalives_idle": "20",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+_REWRITERS = 0x666F7265  # any number that other programs on the database will not think of
 _UNUSABLE = (DataError, IntegrityError, UnicodeEncodeError, OverflowError)
 
 
@@ -26,21 +42,32 @@ class UnusableValueError(StoreError):
 class Database:
     """Opens, creates and migrates; hands out transactions; speaks of its URL without password."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, cipher: Cipher | None = None) -> None:
         parsed = _parse(url)
-        self._name = parsed.render_as_string(hide_password=True)
+        self._name = parsed.set(query={}).render_as_string(hide_password=True)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         try:
             if self.is_sqlite:
                 Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
-            self._engine: Engine | None = create_engine(parsed)
+            # A connection that a restart of the server has ended is found out before it is used.
+            self._engine: Engine | None = create_engine(parsed, pool_pre_ping=not self.is_sqlite)
+        except ModuleNotFoundError as error:
+            raise StoreError(
+                f"cannot open the store {self._name}: {error}; PostgreSQL needs the extra "
+                "'postgres': pip install 'foretell[postgres]'"
+            ) from error
         except (OSError, ImportError, SQLAlchemyError) as error:
             raise StoreError(f"cannot open the store {self._name}: {error}") from error
+        if cipher is not None:
+            encrypt_columns(self._engine.dialect, cipher)
         if self.is_sqlite:
             _configure_sqlite(self._engine)
         try:
             with self.transaction(write=True) as connection:
+                if not self.is_sqlite:  # where writers take no turns by themselves
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
                 migrate(connection)
+                require_key(connection, cipher)
         except StoreError:
             self.close()
             raise
@@ -65,6 +92,46 @@ class Database:
         """An INSERT that knows ``on_conflict_do_update``, which SQLAlchemy has per dialect."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
+    def overwrite_what_is_deleted(self, connection: Connection) -> None:
+        """Have SQLite fill the room of deleted rows with zeros, on this connection from now on."""
+        if self.is_sqlite:
+            connection.exec_driver_sql("PRAGMA secure_delete = ON")
+
+    def wait_for_other_rewriters(self, connection: Connection) -> None:
+        """Only one at a time writes shards anew; on SQLite there is only one writer anyway."""
+        if not self.is_sqlite:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_REWRITERS})")
+
+    def forget_what_was_overwritten(self) -> None:
+        """Have SQLite empty its log, which still holds pages as they were, if nobody reads them."""
+        if not self.is_sqlite or self._engine is None:
+            return
+        connection = self._engine.raw_connection()
+        try:
+            cursor = connection.cursor()
+            # Writers wait meanwhile, and a long read is not worth that: the next one empties it.
+            cursor.execute(f"PRAGMA busy_timeout = {_EMPTYING_TIMEOUT_MS}")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+        finally:
+            connection.close()
+
+    def size(self) -> int:
+        """Bytes of all rows, without the room that deleted ones left."""
+        if self.is_sqlite:
+            pages = "SELECT (SELECT page_count FROM pragma_page_count) - freelist_count"
+            used = f"{pages}, page_size FROM pragma_freelist_count, pragma_page_size"
+            with self.transaction() as connection:
+                n_pages, page_bytes = connection.exec_driver_sql(used).one()
+            return n_pages * page_bytes
+        with self.transaction() as connection:
+            return sum(
+                connection.exec_driver_sql(
+                    f"SELECT coalesce(sum(pg_column_size(t.*)), 0) FROM {table.name} t"  # noqa: S608
+                ).scalar_one()
+                for table in metadata.sorted_tables
+            )
+
     def close(self) -> None:
         """Close all connections; safe to call twice."""
         if self._engine is not None:
@@ -87,6 +154,8 @@ def _parse(url: str) -> URL:
         raise StoreError(
             "the store needs a file to outlive the process; use 'sqlite:///foretell.db'"
         )
+    if backend == "postgresql":
+        return parsed.set(query={**_POSTGRESQL_PATIENCE, **parsed.query})
     return parsed
 
 

@@ -1,15 +1,14 @@
-"""How much is stored of each domain, and its erasure."""
+"""How much is stored of each domain."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, func, select
 
 from foretell.store import _tables
 from foretell.store._database import Database
-from foretell.store._vectors import Shards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,23 +38,6 @@ def counts(database: Database) -> list[DomainCounts]:
         )
         for (domain,) in sorted(queries)
     ]
-
-
-def erase(database: Database, shards: Shards, domain: str) -> int:
-    """Erase all of a domain, vectors too, and return how many queries it had."""
-    table = _tables.observations
-    named = select(table.c.vector_shard).where(table.c.domain == domain).distinct()
-    with database.transaction(write=True) as connection:
-        names = {name for name in connection.scalars(named) if name is not None}
-        if database.is_sqlite:
-            # A crash may have left files that no row names. Here nobody else is writing.
-            names |= shards.of_domain(domain)
-            shards.remove_unfinished()
-        removed = connection.execute(
-            delete(_tables.queries).where(_tables.queries.c.domain == domain)
-        )
-    shards.remove(names)
-    return removed.rowcount
 
 
 def _count(connection: Connection, *columns: Any) -> dict[tuple[str, ...], int]:

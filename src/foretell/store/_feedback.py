@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, Literal
 
 from sqlalchemy import Connection, and_, delete, exists, select
@@ -13,7 +13,8 @@ from foretell.store._database import Database
 from foretell.store._tables import feedback, requests
 from foretell.store._texts import is_storable
 
-_REPLACED = ("value", "note", "recorded_at")
+_REPLACED = ("value", "note", "recorded_at", "key_id")
+_FIELDS = [feedback.c[field.name] for field in fields(Feedback)]
 
 
 def put(
@@ -40,7 +41,8 @@ def put(
             )
         place = _place(given.request_id, given.metric, given.source, given.author)
         was_there = connection.scalar(select(exists().where(place)))
-        connection.execute(statement, {**asdict(given), "recorded_at": recorded_at})
+        row = {**asdict(given), "recorded_at": recorded_at, "key_id": key_id}
+        connection.execute(statement, row)
     return "replaced" if was_there else "created"
 
 
@@ -48,8 +50,7 @@ def of_request(database: Database, request_id: str) -> list[Feedback]:
     """All feedback on one request, in the order of metric, source and author."""
     if not is_storable(request_id):
         return []
-    columns = [column for column in feedback.c if column.name != "recorded_at"]
-    statement = select(*columns).where(feedback.c.request_id == request_id)
+    statement = select(*_FIELDS).where(feedback.c.request_id == request_id)
     with database.transaction() as connection:
         found = [Feedback(**row) for row in connection.execute(statement).mappings()]
     return sorted(found, key=lambda given: (given.metric, given.source, given.author))

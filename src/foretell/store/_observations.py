@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select, update
 
 from foretell.errors import InputError
 from foretell.records import Observation, ReadPoint, Role
 from foretell.store import _rows, _tables
 from foretell.store._database import Database
+from foretell.store._pages import PAGE, pages
 from foretell.store._vectors import Shards, check_vectors
-
-_PAGE = 500
 
 _Key = tuple[str, str, str, str, int]
 """Domain, query id, role, model key, rollout: there is one observation of each."""
@@ -25,25 +24,58 @@ def append(
     database: Database, shards: Shards, observations: Sequence[Observation], *, recorded_at: float
 ) -> int:
     """Store observations, all or none, and return how many were new."""
+    for observation in observations:
+        check_vectors(observation)
+    if not observations:
+        return 0
+    with database.transaction(write=True) as connection:
+        new = _put_what_is_observed(database, connection, observations, recorded_at)
+        places = _write_vectors(shards, new)
+        _put_rows(database, connection, new, places, recorded_at)
+    return len(new)
+
+
+def append_bare(
+    database: Database,
+    connection: Connection,
+    observations: Sequence[Observation],
+    *,
+    recorded_at: float,
+) -> None:
+    """Store observations without their vectors, which ``append_vectors`` adds."""
+    if observations:
+        new = _put_what_is_observed(database, connection, observations, recorded_at)
+        _put_rows(database, connection, new, {}, recorded_at)
+
+
+def append_vectors(database: Database, shards: Shards, observations: Sequence[Observation]) -> int:
+    """Add the vectors of stored observations that have none, and return of how many.
+
+    What is not stored (any more), or has vectors, is passed over.
+    """
     by_key: dict[_Key, Observation] = {}
     for observation in observations:
         check_vectors(observation)
-        by_key.setdefault(_key(observation), observation)
+        if observation.activations:
+            by_key.setdefault(_key(observation), observation)
     if not by_key:
         return 0
+    table = _tables.observations
     with database.transaction(write=True) as connection:
-        _put_models(database, connection, by_key.values())
-        _put_queries(database, connection, by_key.values(), recorded_at)
-        for key in _stored_keys(connection, by_key):
-            del by_key[key]
-        places = _write_vectors(shards, by_key)
-        rows = [
-            _rows.observation_row(observation, places.get(key), recorded_at)
-            for key, observation in by_key.items()
-        ]
-        if rows:
-            connection.execute(database.insert(_tables.observations), rows)
-    return len(rows)
+        # Rows stay locked until their shard is named, so that nobody erases them in between.
+        stored = _stored(connection, by_key, table.c.vector_shard.is_(None), lock=True)
+        places = _write_vectors(shards, {key: by_key[key] for key in stored})
+        if places:
+            connection.execute(
+                update(table)
+                .where(table.c.id == bindparam("row_id"))
+                .values(vector_shard=bindparam("shard"), vector_row=bindparam("row")),
+                [
+                    {"row_id": stored[key], "shard": shard, "row": row}
+                    for key, (shard, row) in places.items()
+                ],
+            )
+    return len(places)
 
 
 def observed(database: Database, domain: str, role: Role, model_key: str, rollout: int) -> set[str]:
@@ -64,13 +96,13 @@ def in_order(database: Database, domain: str, role: Role | None) -> Iterator[Obs
     statement = _rows.select_observations().where(_tables.observations.c.domain == domain)
     if role is not None:
         statement = statement.where(_tables.observations.c.role == role)
-    statement = statement.order_by(_tables.observations.c.id).limit(_PAGE)
+    statement = statement.order_by(_tables.observations.c.id).limit(PAGE)
     last_id = 0
     while True:
         with database.transaction() as connection:
             page = connection.execute(statement.where(_tables.observations.c.id > last_id)).all()
         yield from map(_rows.observation_of, page)
-        if len(page) < _PAGE:
+        if len(page) < PAGE:
             return
         last_id = page[-1].id
 
@@ -89,6 +121,38 @@ def read_points(
     with database.transaction() as connection:
         names = set(connection.scalars(statement.distinct()))
     return sorted({point for name in names for point in shards.read_points(name or "")})
+
+
+def _put_what_is_observed(
+    database: Database,
+    connection: Connection,
+    observations: Iterable[Observation],
+    recorded_at: float,
+) -> dict[_Key, Observation]:
+    """Store models and queries; the observations that are not stored yet, each once."""
+    by_key: dict[_Key, Observation] = {}
+    for observation in observations:
+        by_key.setdefault(_key(observation), observation)
+    _put_models(database, connection, by_key.values())
+    _put_queries(database, connection, by_key.values(), recorded_at)
+    for key in _stored(connection, by_key):
+        del by_key[key]
+    return by_key
+
+
+def _put_rows(
+    database: Database,
+    connection: Connection,
+    observations: Mapping[_Key, Observation],
+    places: Mapping[_Key, tuple[str, int]],
+    recorded_at: float,
+) -> None:
+    rows = [
+        _rows.observation_row(observation, places.get(key), recorded_at)
+        for key, observation in observations.items()
+    ]
+    if rows:
+        connection.execute(database.insert(_tables.observations), rows)
 
 
 def _put_models(
@@ -112,7 +176,7 @@ def _put_queries(
 ) -> None:
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for observation in observations:
-        row = _rows.query_row(observation.domain, observation.query, recorded_at)
+        row = _rows.query_row(observation, recorded_at)
         key = (observation.domain, observation.query.id)
         if key in rows and rows[key]["messages"] != row["messages"]:
             raise _other_messages(*key)
@@ -134,7 +198,7 @@ def _put_queries(
 
 
 def _write_vectors(
-    shards: Shards, observations: dict[_Key, Observation]
+    shards: Shards, observations: Mapping[_Key, Observation]
 ) -> dict[_Key, tuple[str, int]]:
     """Shard and row of each observation that has vectors."""
     alike: defaultdict[tuple[Any, ...], list[_Key]] = defaultdict(list)
@@ -143,9 +207,10 @@ def _write_vectors(
             shapes = {
                 (point, vector.shape[-1]) for point, vector in observation.activations.items()
             }
-            alike[observation.domain, _rows.key_of(observation), frozenset(shapes)].append(key)
+            kind = (observation.domain, _rows.key_of(observation), observation.subspace)
+            alike[*kind, frozenset(shapes)].append(key)
     places: dict[_Key, tuple[str, int]] = {}
-    for (domain, model, _), keys in alike.items():
+    for (domain, model, *_), keys in alike.items():
         name = shards.write(domain, model, [observations[key] for key in keys])
         places |= {key: (name, row) for row, key in enumerate(keys)}
     return places
@@ -161,26 +226,34 @@ def _key(observation: Observation) -> _Key:
     )
 
 
-def _stored_keys(connection: Connection, keys: Iterable[_Key]) -> list[_Key]:
-    """Those of ``keys`` that are stored."""
+def _stored(
+    connection: Connection, keys: Iterable[_Key], *conditions: Any, lock: bool = False
+) -> dict[_Key, int]:
+    """Row ids of those of ``keys`` that are stored, and locked until the transaction ends."""
     wanted = set(keys)
     table = _tables.observations
     columns = (table.c.domain, table.c.query_id, table.c.role, table.c.model_key, table.c.rollout)
-    stored: list[_Key] = []
+    stored: dict[_Key, int] = {}
     for domain, ids in _pages({(key[0], key[1]) for key in wanted}):
-        statement = select(*columns).where(table.c.domain == domain, table.c.query_id.in_(ids))
-        stored += [key for row in connection.execute(statement) if (key := tuple(row)) in wanted]
+        statement = select(table.c.id, *columns).where(
+            table.c.domain == domain, table.c.query_id.in_(ids), *conditions
+        )
+        if lock:
+            statement = statement.with_for_update()
+        for row_id, *key in connection.execute(statement):
+            if tuple(key) in wanted:
+                stored[tuple(key)] = row_id
     return stored
 
 
 def _pages(pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    """Domains with their query ids, at most a page of them: databases limit the parameters."""
+    """Domains with a page of their query ids at a time."""
     by_domain: defaultdict[str, list[str]] = defaultdict(list)
     for domain, query_id in pairs:
         by_domain[domain].append(query_id)
     for domain, ids in by_domain.items():
-        for start in range(0, len(ids), _PAGE):
-            yield domain, ids[start : start + _PAGE]
+        for page in pages(ids):
+            yield domain, page
 
 
 def _other_messages(domain: str, query_id: str) -> InputError:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import Connection, delete, func, select
 
 from foretell.errors import InputError
 from foretell.records import MeteredUsage, RequestRecord
@@ -20,14 +20,11 @@ _TOKENS = tuple(field.name for field in fields(MeteredUsage))
 _NO_TOKENS: dict[str, Any] = dict.fromkeys(_TOKENS)
 
 
-def append(database: Database, records: Sequence[RequestRecord]) -> None:
-    """Store records, all or none; one whose id is stored stays as it was."""
-    if not records:
-        return
-    statement = database.insert(requests).on_conflict_do_nothing(index_elements=[requests.c.id])
-    rows = [_row(record) for record in records]
-    with database.transaction(write=True) as connection:
-        connection.execute(statement, rows)
+def append(database: Database, connection: Connection, records: Sequence[RequestRecord]) -> None:
+    """Store records; one whose id is stored stays as it was."""
+    if records:
+        statement = database.insert(requests).on_conflict_do_nothing(index_elements=[requests.c.id])
+        connection.execute(statement, [_row(record) for record in records])
 
 
 def find(database: Database, request_id: str) -> RequestRecord | None:
@@ -52,6 +49,19 @@ def newest(
         statement = statement.where(requests.c.route == route)
     with database.transaction() as connection:
         return [_record(row) for row in connection.execute(statement)]
+
+
+def decided(database: Database, route: str, domain: str | None) -> int:
+    """How many requests a route's own rule has decided."""
+    statement = (
+        select(func.count())
+        .select_from(requests)
+        .where(requests.c.route == route, requests.c.weak_chance.is_not(None))
+    )
+    if domain is not None:
+        statement = statement.where(requests.c.domain == domain)
+    with database.transaction() as connection:
+        return connection.scalar(statement) or 0
 
 
 def erase(database: Database, *, before: float | None, key_id: str | None) -> int:

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
 from foretell.errors import TrainingDataError, UnknownReadPointError
-from foretell.records import (
-    Observation,
-    Query,
-    ReadPoint,
-    Role,
-    RoutingData,
-    Split,
-    TokenActivations,
-)
+from foretell.records import Observation, Origin, Query, ReadPoint, Role, RoutingData, Split
 from foretell.store import _rows, _tables
+from foretell.store._reading import Place, read_columns, shared_subspace
 from foretell.store._splits import check_splits, split_of
+from foretell.store._trust import most_trusted
 from foretell.store._vectors import Shards
 
 _logger = logging.getLogger(__name__)
-
-_NOTHING = np.empty((0, 0), dtype=np.float32)
-
-_TRUST = ("human", "code", "judge", "client")
-"""Sources of outcomes, the most trusted first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +32,24 @@ class Wanted:
     split: Split | None
     weak_model: str | None
     strong_model: str | None
+    since: float | None = None
+    sources: tuple[str, ...] | None = None
+    origins: tuple[Origin, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """One weak observation and where its vectors are."""
+    """One weak observation, where its vectors are, and how likely it was to be seen."""
 
     observation: Observation
     shard: str | None
     row: int | None
+    chance: float | None
+
+    @property
+    def place(self) -> Place:
+        """Of the vectors; only where there are any."""
+        return Place(self.observation.query.id, self.shard or "", self.row or 0)
 
 
 def load(connection: Connection, shards: Shards, wanted: Wanted) -> RoutingData:
@@ -64,11 +60,14 @@ def load(connection: Connection, shards: Shards, wanted: Wanted) -> RoutingData:
         check_splits(one.observation.query for one in seen)
         seen = [one for one in seen if split_of(one.observation.query) == wanted.split]
     points, seen = _with_points(shards, wanted, seen)
+    subspace = shared_subspace(shards, [one.shard for one in seen]) if points else ""
     ids = tuple(one.observation.query.id for one in seen)
     labels = _labels(connection, wanted, weak_key)
     usages = _strong_usages(connection, wanted.domain, labels.strong_key)
     observations = [one.observation for one in seen]
-    activations, sequences = _activations(shards, points, seen)
+    activations, sequences = read_columns(
+        shards, [one.place for one in seen] if points else [], points, subspace=subspace
+    )
     return RoutingData(
         domain=(wanted.domain,) * len(seen),
         ids=ids,
@@ -91,7 +90,9 @@ def load(connection: Connection, shards: Shards, wanted: Wanted) -> RoutingData:
         strong_tokens=_column(usages.get(query_id, (None, None))[1] for query_id in ids),
         weak=_column(labels.weak.get(query_id) for query_id in ids),
         strong=_column(labels.strong.get(query_id) for query_id in ids),
+        weak_chance=_column(one.chance for one in seen),
         model=observations[0].model if observations else None,
+        subspace=shards.subspaces.load(subspace) if subspace else None,
     )
 
 
@@ -107,10 +108,16 @@ def _weak_observations(connection: Connection, wanted: Wanted) -> tuple[str, dic
     table = _tables.observations
     statement = (
         _rows.select_observations()
+        .add_columns(_tables.requests.c.weak_chance)
+        .outerjoin(_tables.requests, _tables.requests.c.id == table.c.query_id)
         .where(table.c.domain == wanted.domain, table.c.role == "weak")
         # a descending sort would put NULL first on one database and last on another
         .order_by(table.c.vector_shard.is_(None).desc(), table.c.rollout.desc())
     )
+    if wanted.since is not None:
+        statement = statement.where(table.c.recorded_at >= wanted.since)
+    if wanted.origins is not None:
+        statement = statement.where(_tables.queries.c.origin.in_(wanted.origins))
     rows = connection.execute(statement).all()
     counts = Counter(row.model_key for row in rows)
     key = _the_only("weak", counts, wanted.weak_model)
@@ -118,11 +125,17 @@ def _weak_observations(connection: Connection, wanted: Wanted) -> tuple[str, dic
         raise TrainingDataError(
             f"domain {wanted.domain!r} has no observation of the weak model"
             + (f" {key}" if key else "")
+            + ("" if (wanted.since, wanted.origins) == (None, None) else " of that time and origin")
             + "; run 'foretell collect' first, or check the domain's name"
         )
     # the last row of a query wins
     return key, {
-        row.query_id: _Seen(_rows.observation_of(row), row.vector_shard, row.vector_row)
+        row.query_id: _Seen(
+            _rows.observation_of(row),
+            row.vector_shard,
+            row.vector_row,
+            row.weak_chance if row.origin == "traffic" else 1.0,
+        )
         for row in rows
         if row.model_key == key
     }
@@ -148,9 +161,11 @@ def _with_points(
     names = {one.shard for one in seen if one.shard is not None}
     points_of = {name: shards.read_points(name) for name in names}
     if wanted.read_points is None:
-        sets = [points_of.get(one.shard or "", frozenset()) for one in seen]
-        if not any(sets):
+        if not points_of:
             return (), seen
+        seen = _without_bare_traffic(wanted.domain, seen)
+        seen = _in_one_subspace(shards, wanted.domain, seen)
+        sets = [points_of.get(one.shard or "", frozenset()) for one in seen]
         common = sorted(
             point for point in frozenset.intersection(*sets) if point.pooling != "tokens"
         )
@@ -180,35 +195,38 @@ def _with_points(
             len(seen),
             wanted.domain,
         )
-    return wanted.read_points, having
+    if not needed:
+        return (), having
+    return wanted.read_points, _in_one_subspace(shards, wanted.domain, having)
 
 
-def _activations(
-    shards: Shards, points: Sequence[ReadPoint], seen: Sequence[_Seen]
-) -> tuple[dict[ReadPoint, NDArray[np.float32]], dict[ReadPoint, TokenActivations]]:
-    """Columns of the pooled read points, and of those that keep every token."""
-    positions: defaultdict[str, list[int]] = defaultdict(list)
-    for position, one in enumerate(seen):
-        positions[one.shard or ""].append(position)
-    pooled: dict[ReadPoint, NDArray[np.float32]] = {}
-    token_rows: dict[ReadPoint, list[NDArray[np.float32]]] = {}
-    for shard, at in positions.items() if points else ():
-        read = shards.read(
-            shard,
-            np.array([seen[position].row for position in at], dtype=np.int64),
-            [seen[position].observation.query.id for position in at],
-            points,
+def _without_bare_traffic(domain: str, seen: Sequence[_Seen]) -> Sequence[_Seen]:
+    """All but the requests whose vectors were not kept, which is no mistake as in a collection."""
+    kept = [one for one in seen if one.shard is not None or one.observation.origin != "traffic"]
+    if len(kept) < len(seen):
+        _logger.info(
+            "%d requests of domain %r, of which no vectors were kept, are left out",
+            len(seen) - len(kept),
+            domain,
         )
-        for point, rows in read.items():
-            if point.pooling == "tokens":
-                column = token_rows.setdefault(point, [_NOTHING] * len(seen))
-                for position, row in zip(at, rows, strict=True):
-                    column[position] = row
-                continue
-            if point not in pooled:
-                pooled[point] = np.empty((len(seen), rows[0].shape[-1]), dtype=np.float32)
-            pooled[point][at] = rows
-    return pooled, {point: TokenActivations.stack(rows) for point, rows in token_rows.items()}
+    return kept
+
+
+def _in_one_subspace(shards: Shards, domain: str, seen: Sequence[_Seen]) -> Sequence[_Seen]:
+    """All but those whose vectors were reduced to another subspace than most others'."""
+    chosen = shared_subspace(shards, [one.shard for one in seen])
+    fits = {"", chosen}
+    kept = [one for one in seen if one.shard is None or shards.subspace(one.shard) in fits]
+    if len(kept) < len(seen):
+        _logger.warning(
+            "%d of %d queries of domain %r are left out: of their vectors another subspace was kept",
+            len(seen) - len(kept),
+            len(seen),
+            domain,
+        )
+    elif chosen and any(one.shard and not shards.subspace(one.shard) for one in seen):
+        _logger.info("vectors of domain %r are projected on the subspace %s", domain, chosen)
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +242,9 @@ def _labels(connection: Connection, wanted: Wanted, weak_key: str) -> _Labels:
     table = _tables.outcomes
     statement = select(table).where(table.c.domain == wanted.domain, table.c.value.is_not(None))
     rows = connection.execute(statement).all()
+    known = sorted({row.metric for row in rows})
+    if wanted.sources is not None:
+        rows = [row for row in rows if row.source in wanted.sources]
     metrics = sorted({row.metric for row in rows})
     metric = wanted.metric
     if metric is None and len(metrics) > 1:
@@ -231,10 +252,10 @@ def _labels(connection: Connection, wanted: Wanted, weak_key: str) -> _Labels:
             f"domain {wanted.domain!r} is labelled by several metrics: {', '.join(metrics)}; "
             "choose one"
         )
-    if metric is not None and metric not in metrics:
+    if metric is not None and metric not in known:
         raise TrainingDataError(
             f"domain {wanted.domain!r} has no outcomes by {metric!r}; it has "
-            f"{', '.join(metrics) or 'none at all, so label it first'}"
+            f"{', '.join(known) or 'none at all, so label it first'}"
         )
     rows = [row for row in rows if metric in (None, row.metric)]
     strong = [row for row in rows if row.role == "strong"]
@@ -242,7 +263,9 @@ def _labels(connection: Connection, wanted: Wanted, weak_key: str) -> _Labels:
     strong_key = _the_only("strong", counts, wanted.strong_model)
     weak = [row for row in rows if row.role == "weak"]
     return _Labels(
-        weak=_by_query(weak, weak_key), strong=_by_query(strong, strong_key), strong_key=strong_key
+        weak=most_trusted(weak, lambda _: weak_key),
+        strong=most_trusted(strong, lambda _: strong_key),
+        strong_key=strong_key,
     )
 
 
@@ -255,17 +278,6 @@ def _strong_usages(connection: Connection, domain: str, key: str) -> dict[str, t
         .order_by(table.c.rollout.desc())
     )
     return {row.query_id: (row[1], row[2]) for row in connection.execute(statement)}
-
-
-def _by_query(rows: Iterable[Any], key: str) -> dict[str, float]:
-    """The most trusted outcome of each query; one of this very model before one of none."""
-    ranked: defaultdict[str, defaultdict[tuple[bool, int], list[float]]]
-    ranked = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        if row.model_key in (key, ""):
-            rank = (row.model_key != key, _TRUST.index(row.source))
-            ranked[row.query_id][rank].append(row.value)
-    return {query_id: fmean(ranks[min(ranks)]) for query_id, ranks in ranked.items()}
 
 
 def _length(observation: Observation) -> int:

@@ -17,10 +17,11 @@ def key_of(observation: Observation) -> str:
     return model_key(observation.model or observation.answer.model)
 
 
-def query_row(domain: str, query: Query, recorded_at: float) -> dict[str, Any]:
+def query_row(observation: Observation, recorded_at: float) -> dict[str, Any]:
     """One row of ``queries``."""
+    query = observation.query
     return {
-        "domain": domain,
+        "domain": observation.domain,
         "id": query.id,
         "messages": [dict(message) for message in query.messages],
         "reference": query.reference,
@@ -28,6 +29,8 @@ def query_row(domain: str, query: Query, recorded_at: float) -> dict[str, Any]:
         "split": query.split,
         "attributes": dict(query.attributes),
         "recorded_at": recorded_at,
+        "tenant": observation.tenant,
+        "origin": observation.origin,
     }
 
 
@@ -82,6 +85,8 @@ def select_observations() -> Select[Any]:
             query.group_id,
             query.split,
             query.attributes,
+            query.tenant,
+            query.origin,
             _tables.models.c.identity,
         )
         .join(_tables.queries)
@@ -118,4 +123,6 @@ def observation_of(row: Any) -> Observation:
         first_token=None if row.first_token is None else FirstToken(**row.first_token),
         own_tokens=row.own_tokens,
         seconds=row.seconds,
+        tenant=row.tenant,
+        origin=row.origin,
     )

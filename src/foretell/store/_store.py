@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from foretell.records import (
     ApiKey,
+    Basis,
+    Event,
     Feedback,
+    Job,
+    JobState,
     KeyLimits,
     LedgerLine,
     Observation,
+    Origin,
     Outcome,
     Query,
     ReadPoint,
@@ -20,22 +25,38 @@ from foretell.records import (
     Role,
     RoutingData,
     Split,
+    TrafficLog,
+    Vote,
 )
 from foretell.store import (
     _api_keys,
+    _check,
+    _compaction,
     _config_versions,
     _domains,
+    _erasure,
+    _events,
+    _facts,
     _feedback,
+    _jobs,
     _ledger,
     _observations,
     _outcomes,
     _requests,
+    _retention,
     _routing,
+    _traffic,
 )
+from foretell.store._check import StoreCheck
+from foretell.store._cipher import Cipher
+from foretell.store._compaction import Compacted
 from foretell.store._config_versions import ConfigVersion
 from foretell.store._database import Database
 from foretell.store._domains import DomainCounts
+from foretell.store._erasure import Erased
 from foretell.store._ledger import Spent
+from foretell.store._reading import asks_again
+from foretell.store._traffic import RecentVectors
 from foretell.store._vectors import Shards
 
 
@@ -56,7 +77,12 @@ class Store:
 
     @classmethod
     def open(
-        cls, url: str, vectors: str | Path, *, clock: Callable[[], float] = time.time
+        cls,
+        url: str,
+        vectors: str | Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        key: bytes | None = None,
     ) -> Store:
         """Open a store; create it, or bring its tables up to date, when needed.
 
@@ -64,9 +90,15 @@ class Store:
             url: SQLAlchemy's URL of the database, such as ``sqlite:///foretell.db``.
             vectors: Folder of the Parquet files.
             clock: Seconds since 1970 (UTC), recorded beside all that is stored.
+            key: 32 bytes that texts and vectors are encrypted with (see ``store_key``); the one
+                that the store was made with. Needs the extra ``encrypt``.
+
+        Raises:
+            StoreError: Also for a key where there is none, none where there is one, or another.
         """
-        shards = Shards(Path(vectors))
-        return cls(Database(url), shards, clock)
+        cipher = None if key is None else Cipher(key)
+        shards = Shards(Path(vectors), cipher=cipher, clock=clock)
+        return cls(Database(url, cipher=cipher), shards, clock)
 
     def append(self, observations: Sequence[Observation]) -> int:
         """Store observations, all or none, and return how many were new.
@@ -83,6 +115,32 @@ class Store:
         return _observations.append(
             self._database, self._shards, observations, recorded_at=self._clock()
         )
+
+    def append_traffic(
+        self, records: Sequence[RequestRecord], observations: Sequence[Observation] = ()
+    ) -> None:
+        """Store what was served and what it showed, all or none, but not the vectors.
+
+        What is stored already stays as it was. Vectors of single requests would make tiny files:
+        gather some, then call ``append_vectors``. A ``Recorder`` does all of it.
+
+        Raises:
+            InputError: As ``append``.
+        """
+        if not records and not observations:
+            return
+        with self._database.transaction(write=True) as connection:
+            _requests.append(self._database, connection, records)
+            _observations.append_bare(
+                self._database, connection, observations, recorded_at=self._clock()
+            )
+
+    def append_vectors(self, observations: Sequence[Observation]) -> int:
+        """Add the vectors of observations that ``append_traffic`` stored; return of how many.
+
+        Observations that were erased since, or have vectors already, are passed over.
+        """
+        return _observations.append_vectors(self._database, self._shards, observations)
 
     def observed(self, domain: str, role: Role, model_key: str, rollout: int = 0) -> set[str]:
         """Ids of the queries that a model has answered: what a second run may skip.
@@ -101,6 +159,35 @@ class Store:
             InputError: Outcomes of queries that are not stored, with their number.
         """
         _outcomes.put(self._database, outcomes, model_key=model_key, recorded_at=self._clock())
+
+    def delete_outcomes(
+        self, outcomes: Iterable[Outcome], *, model_key: str | None = None
+    ) -> int:
+        """Take outcomes back, all or none, and return how many there were.
+
+        Each by its domain, query, role, metric, source and author; its value and note do not
+        matter. ``model_key`` says whose answer was judged; left out, that does not matter either.
+        """
+        return _outcomes.erase(self._database, outcomes, model_key=model_key)
+
+    def unlabelled(
+        self, domain: str, metric: str, role: Role = "weak", source: str | None = None
+    ) -> set[str]:
+        """Ids of the queries with an answer in a role that has no outcome by ``metric``.
+
+        An outcome without a value counts: somebody looked, and could not tell.
+
+        Args:
+            domain: Which domain.
+            metric: By which metric.
+            role: Whose answers.
+            source: Only outcomes of this source count.
+        """
+        return _outcomes.unlabelled(self._database, domain, metric, role, source)
+
+    def label_counts(self, domain: str, role: Role = "weak") -> Mapping[str, int]:
+        """How many answers in a role each source of outcomes has judged."""
+        return _outcomes.counts(self._database, domain, role)
 
     def outcomes(self, domain: str) -> Mapping[str, list[Outcome]]:
         """All outcomes of a domain, by the key of the model that answered; ``""`` when none had."""
@@ -122,6 +209,7 @@ class Store:
         """Names of the metrics that the domain's answers are labelled by."""
         return _outcomes.metrics(self._database, domain)
 
+    @asks_again
     def load_routing_data(
         self,
         domain: str,
@@ -131,23 +219,31 @@ class Store:
         split: Split | None = None,
         weak_model: str | None = None,
         strong_model: str | None = None,
+        since: float | None = None,
+        sources: Sequence[str] | None = None,
+        origins: Sequence[Origin] | None = None,
     ) -> RoutingData:
         """The queries of a domain that the weak model has answered, as columns, by id.
 
         ``weak`` and ``strong`` hold the outcome of each query by ``metric``, NaN where there is
         none: of the most trusted source (human, then code, judge, client), averaged over its
         authors. What a prefill showed is that of the first rollout with vectors. Where the own
-        tokens are not known, ``lengths`` holds all tokens of the prompt.
+        tokens are not known, ``lengths`` holds all tokens of the prompt. ``weak_chance`` is that
+        of the request for ``traffic``, and 1 for all else.
 
         Args:
             domain: Which domain.
             metric: Which outcomes; may be left out when the domain has one metric, or none.
             read_points: Which activations; when left out, the pooled ones that every query has
-                (those of pooling ``tokens`` are large, so they are named or not loaded). Queries
+                (those of pooling ``tokens`` are large, so they are named or not loaded), but for
+                traffic of which none were kept, which is left out. Queries
                 that lack one of the given points (an early exit) are left out, which is logged.
             split: Only the queries of one side of ``split_of``.
             weak_model: Key of the weak model, needed when several have answered.
             strong_model: Key of the strong model, needed when answers of several are labelled.
+            since: Only what was observed then, in seconds since 1970 (UTC), or later.
+            sources: Only outcomes of these sources count.
+            origins: Only queries that came to be stored in one of these ways.
 
         Raises:
             TrainingDataError: No weak observation; several models where one was wanted, with
@@ -166,12 +262,26 @@ class Store:
                     split=split,
                     weak_model=weak_model,
                     strong_model=strong_model,
+                    since=since,
+                    sources=None if sources is None else tuple(sources),
+                    origins=None if origins is None else tuple(origins),
                 ),
             )
 
+    @asks_again
     def read_points(self, domain: str, *, weak_model: str | None = None) -> list[ReadPoint]:
         """Read points at which any weak observation of the domain has activations, sorted."""
         return _observations.read_points(self._database, self._shards, domain, weak_model)
+
+    def put_subspace(self, subspace_id: str, bases: Mapping[ReadPoint, Basis]) -> None:
+        """Keep the bases that vectors are reduced to, before any such observation is stored.
+
+        Reading restores those vectors to their width. One that is kept already stays as it is.
+
+        Raises:
+            InputError: The id is no plain name, or there is no basis.
+        """
+        self._shards.subspaces.put(subspace_id, bases)
 
     def domains(self) -> list[DomainCounts]:
         """What is stored, by domain, in the order of their names."""
@@ -179,14 +289,141 @@ class Store:
 
     def delete_domain(self, domain: str) -> int:
         """Erase all of a domain, vectors too, and return how many queries it had."""
-        return _domains.erase(self._database, self._shards, domain)
+        return self.erase(domain=domain).queries
+
+    def erase(
+        self,
+        *,
+        tenant: str | None = None,
+        request_ids: Sequence[str] | None = None,
+        domain: str | None = None,
+    ) -> Erased:
+        """Erase what all of the given conditions hold for, vectors too, and return how much it was.
+
+        Their rows are gone from the files that hold vectors: those are written anew. All is
+        erased or nothing; a crash leaves at most files that ``check`` names. Requests are erased
+        with their feedback, but for a ``domain`` alone, whose ledger stays.
+
+        Args:
+            tenant: Id of an API key; ``""`` is who needed none.
+            request_ids: Ids of requests, and so of the queries of traffic.
+            domain: Name of a domain.
+
+        Raises:
+            InputError: None of them was given.
+        """
+        return _erasure.erase(
+            self._database,
+            self._shards,
+            tenant=tenant,
+            request_ids=request_ids,
+            domain=domain,
+        )
+
+    def retain(self, *, days: float | None = None, max_bytes: int | None = None) -> Erased:
+        """Erase traffic that is old, then the oldest while there is too much; vectors too.
+
+        What was collected or imported stays. It is done in batches, so that others can write in
+        between; a crash leaves what was not erased yet.
+
+        Args:
+            days: How long requests, and what they showed, are kept.
+            max_bytes: Most bytes of the database's rows and the vectors together.
+
+        Raises:
+            InputError: A limit that is not above 0.
+        """
+        return _retention.retain(
+            self._database, self._shards, now=self._clock(), days=days, max_bytes=max_bytes
+        )
+
+    def compact(self) -> Compacted:
+        """Merge small files of vectors, which traffic makes many of; others may read and write."""
+        return _compaction.compact(self._database, self._shards)
+
+    def check(self, *, repair: bool = False) -> StoreCheck:
+        """Compare the database with the files of vectors, their checksums and their manifest.
+
+        Args:
+            repair: Remove what a crash left, and list what is not in the manifest. On PostgreSQL
+                only files older than an hour go: others may be about to name them.
+        """
+        return _check.check(self._database, self._shards, now=self._clock(), repair=repair)
 
     def append_requests(self, records: Sequence[RequestRecord]) -> None:
         """Store what was served, all or none; one whose id is stored already stays as it was.
 
         Callers that must not wait put records into a ``Recorder`` instead.
         """
-        _requests.append(self._database, records)
+        self.append_traffic(records)
+
+    def traffic(
+        self,
+        domain: str,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        route: str | None = None,
+        metric: str | None = None,
+        limit: int | None = None,
+    ) -> TrafficLog:
+        """Requests of a domain that a model of their route answered, as columns, oldest first.
+
+        ``weak`` and ``strong`` hold outcomes of the two models' answers as in
+        ``load_routing_data``, NaN where an answer was not seen, or not labelled.
+
+        Args:
+            domain: Which domain.
+            since: Only requests at this time, seconds since 1970 (UTC), or later.
+            until: Only requests before this time.
+            route: Only requests of this route.
+            metric: Which outcomes; may be left out when these requests have those of one metric.
+            limit: Only so many, the newest.
+
+        Raises:
+            TrainingDataError: Outcomes by several metrics, of which none was chosen.
+        """
+        wanted = _traffic.Wanted(
+            domain=domain, since=since, until=until, route=route, metric=metric, limit=limit
+        )
+        return _traffic.log(self._database, wanted)
+
+    @asks_again
+    def recent_vectors(
+        self,
+        domain: str,
+        *,
+        since: float | None = None,
+        weak_model: str | None = None,
+        limit: int = 1000,
+    ) -> RecentVectors:
+        """What the weak model's prefill showed of the newest requests, whoever answered them.
+
+        Activations are those at the pooled read points that all of these requests have, so one
+        prefill that stopped early leaves only the lower ones.
+
+        Args:
+            domain: Which domain.
+            since: Only requests at this time, seconds since 1970 (UTC), or later.
+            weak_model: Key of the weak model that was read; that of the newest request when
+                ``None``.
+            limit: The most to return.
+        """
+        return _traffic.recent_vectors(
+            self._database,
+            self._shards,
+            domain,
+            since=since,
+            weak_model=weak_model,
+            limit=limit,
+        )
+
+    def votes(self, domain: str, *, since: float | None = None) -> list[Vote]:
+        """Feedback on the domain's requests, in the order in which it came.
+
+        ``since`` is about when it was said. What was taken back is not there.
+        """
+        return _traffic.votes(self._database, domain, since)
 
     def request(self, request_id: str) -> RequestRecord | None:
         """The record of one request, ``None`` when none is stored under this id."""
@@ -211,6 +448,10 @@ class Store:
         return _requests.newest(
             self._database, since=since, key_id=key_id, route=route, limit=limit
         )
+
+    def decided(self, route: str, domain: str | None = None) -> int:
+        """How many stored requests a route's own rule decided, of one domain or of all."""
+        return _requests.decided(self._database, route, domain)
 
     def delete_requests(self, *, before: float | None = None, key_id: str | None = None) -> int:
         """Erase records, with the feedback on them, and return how many there were.
@@ -331,6 +572,127 @@ class Store:
     def config_versions(self) -> list[ConfigVersion]:
         """Configurations that were in force, newest first."""
         return _config_versions.all_versions(self._database)
+
+    def note(
+        self,
+        kind: str,
+        subject: str,
+        *,
+        by: str,
+        details: Mapping[str, Any],
+        at: float | None = None,
+    ) -> Event:
+        """Note down something that was decided or noticed; nothing changes it afterwards.
+
+        Args:
+            kind: One word for it.
+            subject: What it is about, such as a domain.
+            by: Who or what did it.
+            details: The numbers behind it: plain JSON, without NaN.
+            at: When, in seconds since 1970 (UTC); the store's clock when ``None``.
+
+        Raises:
+            InputError: The details are not plain JSON.
+        """
+        at = self._clock() if at is None else at
+        return _events.note(self._database, kind, subject, by=by, details=details, at=at)
+
+    def events(
+        self,
+        *,
+        kind: str | None = None,
+        subject: str | None = None,
+        since: float | None = None,
+        limit: int = 100,
+    ) -> list[Event]:
+        """At most ``limit`` of what was noted, newest first; ``since`` as in ``requests``."""
+        return _events.newest(self._database, kind=kind, subject=subject, since=since, limit=limit)
+
+    def add_job(
+        self, kind: str, args: Mapping[str, Any], *, by: str, not_before: float | None = None
+    ) -> Job:
+        """Ask for long work, which a worker claims.
+
+        Args:
+            kind: What is to be done.
+            args: Of what; plain JSON.
+            by: Who or what asks.
+            not_before: No worker is given it earlier, in seconds since 1970 (UTC).
+
+        Raises:
+            InputError: The arguments are not plain JSON.
+        """
+        at = self._clock()
+        not_before = at if not_before is None else not_before
+        return _jobs.add(self._database, kind, args, by=by, not_before=not_before, at=at)
+
+    def claim_job(self, worker: str, *, kinds: Collection[str], lease_s: float) -> Job | None:
+        """Give a worker the oldest job that waits, or whose own worker died; no other gets it.
+
+        A worker is taken for dead when it has not called ``beat_job`` for ``lease_s``. ``worker``
+        is a name that no other has, not even the same one after a restart.
+        """
+        return _jobs.claim(self._database, worker, kinds=kinds, lease_s=lease_s, at=self._clock())
+
+    def beat_job(
+        self,
+        job_id: int,
+        progress: float | None = None,
+        message: str = "",
+        *,
+        worker: str | None = None,
+    ) -> bool:
+        """Say that a job goes on, and how far it is, from 0 to 1.
+
+        ``False`` when it is over, or no longer that of ``worker``, who must then let go of it.
+        """
+        return _jobs.beat(
+            self._database,
+            job_id,
+            worker=worker,
+            progress=progress,
+            message=message,
+            at=self._clock(),
+        )
+
+    def finish_job(
+        self,
+        job_id: int,
+        *,
+        result: Mapping[str, Any] | None = None,
+        error: str | None = None,
+        worker: str | None = None,
+    ) -> bool:
+        """End a running job, which has failed when there is an ``error``.
+
+        ``False``, and nothing changes, when it is over or no longer that of ``worker``.
+        """
+        return _jobs.finish(
+            self._database, job_id, worker=worker, result=result, error=error, at=self._clock()
+        )
+
+    def put_back_job(
+        self, job_id: int, *, not_before: float, message: str = "", worker: str | None = None
+    ) -> bool:
+        """Let a running job wait for another try, no earlier than ``not_before``.
+
+        ``False``, and nothing changes, when it is over or no longer that of ``worker``.
+        """
+        return _jobs.put_back(
+            self._database, job_id, worker=worker, not_before=not_before, message=message
+        )
+
+    def job(self, job_id: int) -> Job | None:
+        """One job, ``None`` when there is none of this id."""
+        return _jobs.find(self._database, job_id)
+
+    def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[Job]:
+        """At most ``limit`` jobs, of one state if given, newest first."""
+        return _jobs.newest(self._database, state=state, limit=limit)
+
+    def salt(self) -> bytes:
+        """Random bytes of this store's own, always the same, as a key of hashes."""
+        return _facts.salt(self._database)
 
     def close(self) -> None:
         """Close the database; safe to call twice."""

@@ -1,4 +1,7 @@
-"""The tables as they are now; ``migrations`` says how they came about."""
+"""The tables as they are now; ``migrations`` says how they came about.
+
+Texts are in sealed columns, which an encrypted store encrypts.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from foretell.store._sealed_columns import SealedJson, SealedText
+
 metadata = MetaData()
 
 # `identity` is NULL for a model behind an API, whose weights nobody can name.
@@ -28,17 +33,22 @@ models = Table(
     Column("identity", JSON(none_as_null=True)),
 )
 
+# `tenant` is the key that a query of origin "traffic" came with; its id is that of the request.
 queries = Table(
     "queries",
     metadata,
     Column("domain", String, primary_key=True),
     Column("id", String, primary_key=True),
-    Column("messages", JSON, nullable=False),
-    Column("reference", JSON(none_as_null=True)),
+    Column("messages", SealedJson("a query"), nullable=False),
+    Column("reference", SealedJson("a reference")),
     Column("group_id", String),
     Column("split", String),
-    Column("attributes", JSON, nullable=False),
+    Column("attributes", SealedJson("a query's attributes"), nullable=False),
     Column("recorded_at", Double, nullable=False),
+    Column("tenant", String, nullable=False, server_default=""),
+    Column("origin", String, nullable=False, server_default="collected"),
+    Index("queries_tenant", "tenant"),
+    Index("queries_origin_recorded_at", "origin", "recorded_at"),
 )
 
 # Times are seconds since 1970 (UTC). A vector is row `vector_row` of the Parquet file
@@ -52,7 +62,7 @@ observations = Table(
     Column("role", String, nullable=False),
     Column("model_key", String, ForeignKey("models.key"), nullable=False),
     Column("rollout", Integer, nullable=False),
-    Column("answer_text", String, nullable=False),
+    Column("answer_text", SealedText("an answer"), nullable=False),
     Column("answer_model", String, nullable=False),
     Column("finish_reason", String, nullable=False),
     Column("prompt_tokens", Integer, nullable=False),
@@ -69,6 +79,7 @@ observations = Table(
         ["domain", "query_id"], ["queries.domain", "queries.id"], ondelete="CASCADE"
     ),
     UniqueConstraint("domain", "query_id", "role", "model_key", "rollout"),
+    Index("observations_vector_shard", "vector_shard"),
 )
 
 # `model_key` says whose answer was judged; "" when no answer in that role was stored.
@@ -83,7 +94,7 @@ outcomes = Table(
     Column("source", String, primary_key=True),
     Column("author", String, primary_key=True),
     Column("value", Double),
-    Column("note", String, nullable=False),
+    Column("note", SealedText("a note"), nullable=False),
     Column("recorded_at", Double, nullable=False),
     ForeignKeyConstraint(
         ["domain", "query_id"], ["queries.domain", "queries.id"], ondelete="CASCADE"
@@ -127,8 +138,13 @@ requests = Table(
     Column("prefill_s", Double),
     Column("overhead_s", Double),
     Column("finish_reason", String),
+    Column("weak_model", String),
+    Column("weak_chance", Double),
+    Column("shadow_probe", String),
+    Column("shadow_p_success", Double),
     Index("requests_at", "at"),
     Index("requests_key_id_at", "key_id", "at"),
+    Index("requests_domain_at", "domain", "at"),
 )
 
 feedback = Table(
@@ -139,8 +155,9 @@ feedback = Table(
     Column("source", String, primary_key=True),
     Column("author", String, primary_key=True),
     Column("value", Double, nullable=False),
-    Column("note", String, nullable=False),
+    Column("note", SealedText("a note"), nullable=False),
     Column("recorded_at", Double, nullable=False),
+    Column("key_id", String, nullable=False, server_default=""),
 )
 
 # Of a key itself only the hash is here. A limit that is NULL sets none.
@@ -168,4 +185,47 @@ config_versions = Table(
     Column("text", String, nullable=False),
     Column("by", String, nullable=False),
     Column("at", Double, nullable=False),
+)
+
+# Rows are only ever added.
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("by", String, nullable=False),
+    Column("details", JSON, nullable=False),
+    Index("events_kind_subject_at", "kind", "subject", "at"),
+)
+
+# `worker` has claimed the job and says so by `beat_at`. Nobody takes a job before `not_before`.
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("args", JSON, nullable=False),
+    Column("state", String, nullable=False),
+    Column("by", String, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("not_before", Double, nullable=False),
+    Column("worker", String),
+    Column("started_at", Double),
+    Column("beat_at", Double),
+    Column("finished_at", Double),
+    Column("attempts", Integer, nullable=False),
+    Column("progress", Double),
+    Column("message", String, nullable=False),
+    Column("result", JSON, nullable=False),
+    Index("jobs_state", "state"),
+)
+
+# What the store knows of itself: made once, never changed.
+store_facts = Table(
+    "store_facts",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("value", String, nullable=False),
 )

@@ -1,0 +1,58 @@
+"""What was decided elsewhere and changes what a gateway serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from foretell.config import Config
+from foretell.flywheel._alarms import alarm_states
+from foretell.flywheel._duty_state import cared_for
+from foretell.records import Event
+from foretell.store import Store
+
+_CHANGES: Final = frozenset(("promoted", "rolled_back", "refused", "shadow"))
+_OVERLAP_S: Final = 60.0
+"""How far back each look goes: a machine whose clock is behind notes events in the past."""
+_MOST: Final = 1_000
+
+
+class EventWatch:
+    """Tells each event once that changes what is served, whoever noted it, on any machine."""
+
+    def __init__(self, store: Store, *, now: float) -> None:
+        """``now``, in seconds since 1970 (UTC): what is noted by now is in force already."""
+        self._store = store
+        self._since = now
+        self._seen = set(self._recent())
+
+    def news(self, now: float) -> list[Event]:
+        """Events that were not told yet, oldest first."""
+        recent = self._recent()
+        found = [event for key, event in recent.items() if key not in self._seen]
+        self._seen = set(recent)
+        self._since = now
+        return found
+
+    def _recent(self) -> dict[tuple[str, str, float], Event]:
+        events = self._store.events(since=self._since - _OVERLAP_S, limit=_MOST)
+        return {
+            (event.kind, event.subject, event.at): event
+            for event in reversed(events)
+            if changes_serving(event)
+        }
+
+
+def changes_serving(event: Event) -> bool:
+    """Whether a gateway must open its probes, or a ladder's step, again."""
+    moved = event.kind == "ladder" and event.details.get("came_from") is not None
+    return moved or event.kind in _CHANGES
+
+
+def alarms_now(store: Store, config: Config) -> Mapping[tuple[str, str], bool]:
+    """By domain and name, whether an alarm is raised."""
+    return {
+        (domain, name): raised
+        for domain in cared_for(config, store)
+        for name, raised in alarm_states(store, domain).items()
+    }
