@@ -7,7 +7,7 @@ CACHE := $(or $(FORETELL_CACHE),$(CURDIR)/.cache/foretell)
 TORCH := torch==2.13.0
 ARGS ?=
 
-.PHONY: help demo test test-slow test-torch check format lock clean
+.PHONY: help demo test test-slow test-torch test-postgresql check format lock clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,10 @@ test-slow: $(VENV)/.dev ## the demo on the real model, and every block of the RE
 
 test-torch: $(VENV)/.torch ## set up with torch (large), then the tests that fit with it
 	FORETELL_CACHE=$(CACHE) $(BIN)/python -m pytest -m torch $(ARGS)
+
+test-postgresql: $(VENV)/.dev ## the tests that use PostgreSQL, on a real one (installed where Debian has it)
+	.ci/postgresql $(BIN)/python -m pytest tests/store \
+	  $$(grep -rl --include='test_*.py' FORETELL_TEST_POSTGRESQL tests) $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

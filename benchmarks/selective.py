@@ -26,13 +26,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from _machine import describe_machine, show
 from foretell.calibration import Platt, auroc, brier, expected_calibration_error
 from foretell.evaluation import Interval
-from foretell.flywheel import estimate_accuracy, selected_auroc, weak_success_rate, weigh
+from foretell.flywheel import estimate_accuracy, selected_auroc, weak_success_rate
 from foretell.policy import Exploration, nearness
-from foretell.probes import LinearProbe
+from foretell.probes import LinearProbe, bound_weights
 from foretell.probes._folds import folds_of, others
 from foretell.records import ReadPoint, RoutingData, TrafficLog
 from foretell.routers import make_router
@@ -45,13 +46,12 @@ POINT = ReadPoint(15, "last")
 PROBE = LinearProbe(read_point=POINT, components=64, l2=100.0)
 COLLECTED = 150
 RATE = 0.02
+AIMED = 0.5
 CONFIDENCE = 0.9
 LOG_SIZES = (1_000, 3_000, 10_000)
 LOGS = 20
 """Of each size, for each router that served."""
 TRAINING_SIZES = (10_000, 40_000, 160_000)
-WAYS = {"naive": 1.0, "weights": None, "whole weights": math.inf}
-"""Largest weight of a row that was seen: all the same, as the package says, no bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -130,6 +130,13 @@ def estimate(data: RoutingData, seeds: int) -> dict[str, Any]:
             log = log_of(data, rule, rows, rng.random(size) < rule.weak_chance[rows])
             for what, way, interval in estimates_of(log, other[rows]):
                 found[size, what, way].append((interval, truths[what]))
+        aimed = served(data, np.random.default_rng(seed), aimed=AIMED)
+        for size in LOG_SIZES * LOGS:
+            rows = rng.integers(len(data), size=size)
+            log = log_of(data, aimed, rows, rng.random(size) < aimed.weak_chance[rows])
+            for what, way, interval in estimates_of(log, other[rows]):
+                if way == "dr":
+                    found[size, what, "dr, aimed"].append((interval, truths[what]))
     return {
         f"{what}, {way}, {size} requests": against_truth(pairs)
         for (size, what, way), pairs in found.items()
@@ -182,13 +189,14 @@ def train(data: RoutingData, seeds: int) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
         held_out = np.isin(group, rng.permutation(group.max() + 1)[: int(0.3 * (group.max() + 1))])
         ours, test = data.take(~held_out), data.take(held_out)
-        for aimed in (0.0, 0.5):
+        for aimed in (0.0, AIMED):
             rule = served(ours, np.random.default_rng(seed), aimed=aimed)
             for size in TRAINING_SIZES:
                 rows = rng.integers(len(ours), size=size)
                 if not aimed:
                     every = np.concatenate([rule.collected, rows])
-                    found[size, "every outcome"].append(judged(ours, every, None, test))
+                    alike = np.ones(len(every))
+                    found[size, "every outcome"].append(judged(ours, every, alike, alike, test))
                 for name, numbers in learnt(ours, rule, rows, test, rng, aimed=aimed > 0):
                     found[size, name].append(numbers)
     return {
@@ -211,24 +219,37 @@ def learnt(
     explored = float(np.count_nonzero(rule.p_success[seen] < rule.bar))
     known = np.concatenate([rule.collected, seen])
     chances = np.concatenate([np.ones(COLLECTED), rule.weak_chance[seen]])
-    for name, clip in WAYS.items():
-        if aimed and name != "weights":
-            continue
-        numbers = judged(data, known, weigh(chances, clip=clip).weights, test)
+    whole = 1 / chances
+    whole[COLLECTED:] /= whole[COLLECTED:].mean()
+    bounded = bound_weights(whole, chances).weights
+    ways = {"as the package does": (bounded, whole)}
+    if not aimed:
+        alike = np.ones(len(known))
+        ways |= {
+            "naive": (alike, alike),
+            "whole weights": (whole, whole),
+            "bounded weights, calibration too": (bounded, bounded),
+        }
+    for name, (fitted_by, calibrated_by) in ways.items():
+        numbers = judged(data, known, fitted_by, calibrated_by, test)
         yield f"{name}, aimed" if aimed else name, numbers | {"explored": explored}
 
 
 def judged(
-    data: RoutingData, rows: Rows, weights: Floats | None, test: RoutingData
+    data: RoutingData, rows: Rows, fitted_by: Floats, calibrated_by: Floats, test: RoutingData
 ) -> dict[str, float]:
-    """A probe fitted and calibrated on requests for ``rows``, on queries of other groups."""
-    counts = np.bincount(rows, weights, minlength=len(data)).astype(np.float64)
-    asked = replace(data, weights=counts).take(counts > 0)
+    """A probe of the outcomes of ``rows``, on queries of other groups."""
+
+    def counted(weights: Floats) -> Floats:
+        return np.bincount(rows, weights, minlength=len(data)).astype(np.float64)
+
+    seen = counted(fitted_by) > 0
+    asked = replace(data, weights=counted(fitted_by)).take(seen)
     scores = np.empty(len(asked))
     for fold in folds_of(asked, 2, 0):
         fitted = PROBE.fit(asked.take(others(len(asked), fold)), seed=0)
         scores[fold] = fitted.scores(asked.take(fold))
-    curve = Platt().fit(scores, asked.weak, asked.row_weights())
+    curve = Platt().fit(scores, asked.weak, counted(calibrated_by)[seen])
     new = PROBE.fit(asked, seed=0).scores(test)
     chances = curve.p(new)
     return {
@@ -246,11 +267,12 @@ def against_all(
     away = np.array(
         [one["auroc"] - best["auroc"] for one, best in zip(numbers, reference, strict=True)]
     )
-    half = 1.96 * away.std(ddof=1) / math.sqrt(len(away))
+    n = len(away)
+    half = float(stdtrit(n - 1, 0.975)) * away.std(ddof=1) / math.sqrt(n)
     means = {key: float(np.mean([one[key] for one in numbers])) for key in numbers[0]}
     return {key: round(value, 4) for key, value in means.items()} | {
         "auroc_away": [round(float(away.mean() + part), 4) for part in (0.0, -half, half)],
-        "seeds": len(numbers),
+        "seeds": n,
     }
 
 
@@ -266,17 +288,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--collections", type=Path, required=True, help="see benchmarks/quality")
     parser.add_argument("--weak", default="qwen-0.5b")
-    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--domains", nargs="+", default=["geo", "snips_field"])
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     started = perf_counter()
     result: dict[str, Any] = {"machine": describe_machine()}
-    geo = load(arguments.collections, arguments.weak, "geo")
-    # Both models' outcomes are known of geo alone.
-    result["estimates, geo"] = estimate(geo, arguments.seeds)
-    result["training, geo"] = train(geo, arguments.seeds)
-    fields = load(arguments.collections, arguments.weak, "snips_field")
-    result["training, snips_field"] = train(fields, arguments.seeds)
+    for domain in arguments.domains:
+        data = load(arguments.collections, arguments.weak, domain)
+        if np.isfinite(data.strong).all():
+            result[f"estimates, {domain}"] = estimate(data, arguments.seeds)
+        result[f"training, {domain}"] = train(data, arguments.seeds)
     result["run"] = {"seconds": round(perf_counter() - started, 1)}
     show(result, as_json=arguments.json)
 

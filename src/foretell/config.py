@@ -344,11 +344,20 @@ class ExploreConfig(_Section):
 
 
 class ShadowRunsConfig(_Section):
-    """Asking the weak model what was escalated, afterwards and off the request's path."""
+    """Asking the other model some of what one served, afterwards and off the request's path.
+
+    Only where both answers are known does a request say what a quality goal is held by.
+    """
 
     share: _Share = Field(default=0.02, description="of the requests the weak model did not serve")
     tokens_per_day: int = Field(
-        default=200_000, ge=0, description="most tokens a day (UTC), prompts included"
+        default=200_000, ge=0, description="most tokens of the weak model a day (UTC), prompts too"
+    )
+    strong_share: _Share = Field(
+        default=0.0, description="of the requests the weak model served; a strong call each"
+    )
+    usd_per_day: float = Field(
+        default=1.0, ge=0, description="no such strong call is made once a day's have cost this"
     )
     max_waiting: int = Field(default=64, ge=1, description="more are dropped, and counted")
 

@@ -21,6 +21,7 @@ from foretell.records import (
     Query,
     ReadPoint,
     RequestRecord,
+    Subspace,
     Usage,
 )
 from foretell.store import Store, model_key
@@ -62,18 +63,20 @@ def put(
     store: Store,
     name: str,
     rows: NDArray[np.float32],
-    labels: NDArray[np.float64],
+    labels: NDArray[np.float64] | None,
     *,
     split: str = "train",
     source: str = "code",
     author: str = "",
     origin: Origin = "collected",
     model: ModelIdentity = MODEL,
-    points: Sequence[ReadPoint] = POINTS,
+    subspace: Subspace | None = None,
 ) -> list[str]:
-    """Weak answers to the queries ``name-0``, … of these activations, with their labels."""
+    """Weak answers to the queries ``name-0``, … of these activations, with their labels if any."""
     ids = [f"{name}-{i}" for i in range(len(rows))]
-    seen = [rows * np.float32(0.5), rows]
+    read = dict(zip(POINTS, (rows * np.float32(0.5), rows), strict=True))
+    if subspace is not None:
+        read = subspace.reduce({point: read[point] for point in subspace.bases})
     store.append(
         [
             Observation(
@@ -87,14 +90,16 @@ def put(
                     usage=Usage(prompt_tokens=10, completion_tokens=3),
                 ),
                 model=model,
-                activations=dict(zip(points, (part[i] for part in seen), strict=True)),
+                activations={point: of[i] for point, of in read.items()},
+                subspace="" if subspace is None else subspace.id,
                 own_tokens=8,
                 origin=origin,
             )
             for i, query in enumerate(ids)
         ]
     )
-    label(store, ids, labels, source=source, author=author, model=model)
+    if labels is not None:
+        label(store, ids, labels, source=source, author=author, model=model)
     return ids
 
 

@@ -45,24 +45,9 @@ TINY = ModelIdentity(
 )
 
 
-class Clock:
-    """The time, as a test sets it."""
-
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def store(tmp_path, clock):
-    url = f"sqlite:///{tmp_path}/a.db"
-    with Store.open(url, tmp_path / "vectors", clock=clock) as opened:
+def store(tmp_path):
+    with Store.open(f"sqlite:///{tmp_path}/a.db", tmp_path / "vectors") as opened:
         yield opened
 
 
@@ -242,7 +227,7 @@ def test_texts_without_letters_tell_nothing_apart():
     assert not text_features(["alone"]).any()
 
 
-def test_recent_requests_weigh_more(store, clock):
+def test_recent_requests_weigh_more(store):
     """Two directions, alike but for when they are asked about."""
     rng = np.random.default_rng(0)
     now = 200 * DAY
@@ -267,9 +252,7 @@ def test_recent_requests_weigh_more(store, clock):
     assert recent_share(10) > recent_share(1e6)
 
 
-@pytest.mark.parametrize(
-    "options", [{"budget": 0}, {"random_share": 1.5}, {"half_life_days": 0.0}]
-)
+@pytest.mark.parametrize("options", [{"budget": 0}, {"random_share": 1.5}, {"half_life_days": 0.0}])
 def test_options_out_of_range_are_refused(store, options):
     store.append(many(3))
     with pytest.raises(InputError, match="wanted a budget of 1 or more"):

@@ -127,11 +127,20 @@ def test_labels_to_settle_by_hand():
     assert labels_to_settle(found(0.0194, 0.01), look=1) == 125
 
 
-@given(st.floats(0.001, 0.2), st.floats(1.0, 3.0), st.integers(1, 6))
+@given(st.floats(0.003, 0.2), st.floats(1.0, 3.0), st.integers(1, 6))
 def test_a_larger_lead_never_takes_more_labels(value, times, look):
     less = labels_to_settle(found(value, 0.05), look=look)
     more = labels_to_settle(found(value * times, 0.05), look=look)
     assert less is None or (more is not None and more <= less)
+
+
+def test_a_difference_that_is_always_the_same_is_not_worth_a_step_when_it_is_tiny():
+    differences = 0.001 + 1e-6 * np.random.default_rng(0).normal(size=100)
+    seen = ahead(differences, level=0.01, rng=np.random.default_rng(0))
+    assert seen.low > 0
+    assert not seen.ahead
+    assert labels_to_settle(seen, look=1) is None
+    assert "is not ahead of" in seen.words
 
 
 @pytest.mark.parametrize(("value", "error"), [(0.0, 0.01), (-0.1, 0.01), (0.1, None)])

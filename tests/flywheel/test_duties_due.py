@@ -9,24 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foretell.config import Config, RefitConfig
-from foretell.flywheel._duties import (
-    DOMAIN_DUTIES,
+from foretell.config import Config
+from foretell.flywheel._duties import DOMAIN_DUTIES, STORE_DUTIES, duty_named
+from foretell.flywheel._duty_state import DomainState, look_after, told_until
+from foretell.flywheel._triggers import (
     LABELS_AFTER_DRIFT,
     LEAST_LABELS_OF_REFIT,
-    STORE_DUTIES,
-    duty_named,
-    reason_now,
+    refit_outlook,
     refit_reason,
 )
-from foretell.flywheel._duty_state import DomainState, look_after, told_until
 from foretell.records import Event, Job
-from toy_project import CONFIG, changed
+from toy_project import CONFIG
 
 NOW = 1_000_000.0
 HOUR_S = 3600.0
-CONFIG_OF_TOY = Config(**CONFIG)
-EVERY_S = CONFIG_OF_TOY.flywheel.every_s
+EVERY_S = 60.0
+
+
+def config(refit: dict[str, Any] | None = None, **store: Any) -> Config:
+    return Config(**CONFIG, flywheel={"every_s": EVERY_S, "refit": refit or {}}, store=store)
 
 
 def job(kind: str, state: str = "done", *, ago_s: float = 10 * HOUR_S, **args: Any) -> Job:
@@ -50,6 +51,8 @@ def standing(**fields: Any) -> DomainState:
     """A domain whose probe was trained two hours ago, on 400 labels."""
     usual: dict[str, Any] = {
         "domain": "toy",
+        "config": config(),
+        "now": NOW,
         "has_probe_route": True,
         "serving": 1,
         "labels": 400,
@@ -59,58 +62,64 @@ def standing(**fields: Any) -> DomainState:
     return DomainState(**{**usual, **fields})
 
 
-def due(name: str, state: DomainState, config: Config = CONFIG_OF_TOY) -> str | None:
-    return reason_now(duty_named(name), state, config, NOW)
+def due(name: str, state: DomainState) -> str | None:
+    return duty_named(name).reason(state)
+
+
+def refit_due(state: DomainState, **refit: Any) -> str | None:
+    return refit_reason(replace(state, config=config(refit)))
+
+
+def of_store(**fields: Any) -> DomainState:
+    return DomainState(**{"domain": "", "config": config(), "now": NOW, **fields})
 
 
 def test_a_new_probe_is_trained_after_so_many_hours_but_only_on_other_labels():
-    daily = RefitConfig(every_h=24, new_labels=None)
+    daily = {"every_h": 24, "new_labels": None}
     yesterday = event("refit", ago_s=25 * HOUR_S)
-    assert refit_reason(standing(labels=401), daily, NOW) is None
-    assert refit_reason(standing(refit=yesterday), daily, NOW) is None
-    reason = refit_reason(standing(labels=401, refit=yesterday), daily, NOW)
+    assert refit_due(standing(labels=401), **daily) is None
+    assert refit_due(standing(refit=yesterday), **daily) is None
+    reason = refit_due(standing(labels=401, refit=yesterday), **daily)
     assert reason == "the last one was 25 hours ago"
 
 
 def test_a_new_probe_is_trained_after_so_many_labels():
-    by_count = RefitConfig(every_h=None, new_labels=100)
-    assert refit_reason(standing(labels=499), by_count, NOW) is None
-    assert refit_reason(standing(labels=500), by_count, NOW) == "100 new labels"
+    by_count = {"every_h": None, "new_labels": 100}
+    assert refit_due(standing(labels=499), **by_count) is None
+    assert refit_due(standing(labels=500), **by_count) == "100 new labels"
 
 
 def test_an_alarm_of_drift_asks_for_a_new_probe_once_there_are_labels_to_learn_from():
-    on_drift = RefitConfig(every_h=None, new_labels=None)
+    on_drift = {"every_h": None, "new_labels": None}
     alarm = event("drift", ago_s=HOUR_S, alarm=True)
     old = event("drift", ago_s=3 * HOUR_S, alarm=True)
     enough = 400 + LABELS_AFTER_DRIFT
-    assert refit_reason(standing(labels=enough, drift=old), on_drift, NOW) is None
-    assert refit_reason(standing(labels=enough - 1, drift=alarm), on_drift, NOW) is None
-    assert "drift" in refit_reason(standing(labels=enough, drift=alarm), on_drift, NOW)
-    deaf = on_drift.model_copy(update={"on_drift": False})
-    assert refit_reason(standing(labels=enough, drift=alarm), deaf, NOW) is None
+    assert refit_due(standing(labels=enough, drift=old), **on_drift) is None
+    assert refit_due(standing(labels=enough - 1, drift=alarm), **on_drift) is None
+    assert "drift" in refit_due(standing(labels=enough, drift=alarm), **on_drift)
+    assert refit_due(standing(labels=enough, drift=alarm), **on_drift, on_drift=False) is None
 
 
 def test_while_a_probe_is_on_trial_only_drift_asks_for_another():
-    config = RefitConfig(every_h=1, new_labels=1)
+    eager = {"every_h": 1, "new_labels": 1}
     trial = standing(labels=900, shadow=2)
-    assert refit_reason(trial, config, NOW) is None
+    assert refit_due(trial, **eager) is None
     alarm = event("drift", ago_s=HOUR_S, alarm=True)
-    assert refit_reason(replace(trial, drift=alarm), config, NOW) is not None
+    assert refit_due(replace(trial, drift=alarm), **eager) is not None
 
 
 def test_the_first_probe_takes_some_labels():
-    config = RefitConfig()
     fresh = standing(refit=None, jobs={}, serving=None, labels=LEAST_LABELS_OF_REFIT)
-    assert "there was none yet" in refit_reason(fresh, config, NOW)
-    assert refit_reason(replace(fresh, labels=LEAST_LABELS_OF_REFIT - 1), config, NOW) is None
+    assert "there was none yet" in refit_due(fresh)
+    assert refit_due(replace(fresh, labels=LEAST_LABELS_OF_REFIT - 1)) is None
 
 
 @pytest.mark.parametrize("step", ["start", "keyword", "length", "embedding"])
 def test_below_the_probe_the_ladder_alone_decides(step):
-    config = RefitConfig(every_h=1, new_labels=1)
+    eager = {"every_h": 1, "new_labels": 1}
     below = standing(labels=900, has_probe_route=False, steps={"auto": step})
-    assert refit_reason(below, config, NOW) is None
-    assert refit_reason(replace(below, steps={"auto": "probe"}), config, NOW) is not None
+    assert refit_due(below, **eager) is None
+    assert refit_due(replace(below, steps={"auto": "probe"}), **eager) is not None
 
 
 @given(
@@ -121,10 +130,35 @@ def test_below_the_probe_the_ladder_alone_decides(step):
     shadow=st.none() | st.just(2),
 )
 def test_more_labels_never_make_a_refit_less_due(labels, more, hours, new_labels, shadow):
-    config = RefitConfig(every_h=24, new_labels=new_labels)
     state = standing(labels=labels, refit=event("refit", ago_s=hours * HOUR_S), shadow=shadow)
-    if refit_reason(state, config, NOW) is not None:
-        assert refit_reason(replace(state, labels=labels + more), config, NOW) is not None
+    if refit_due(state, new_labels=new_labels) is not None:
+        assert refit_due(replace(state, labels=labels + more), new_labels=new_labels) is not None
+
+
+@given(
+    labels=st.integers(0, 1000),
+    hours=st.floats(0.1, 100),
+    shadow=st.none() | st.just(2),
+    step=st.sampled_from(["start", "probe"]),
+)
+def test_the_outlook_says_that_a_refit_is_due_exactly_when_it_is(labels, hours, shadow, step):
+    state = standing(
+        labels=labels,
+        refit=event("refit", ago_s=hours * HOUR_S),
+        shadow=shadow,
+        has_probe_route=False,
+        steps={"auto": step},
+    )
+    assert ("the next is due" in refit_outlook(state)) == (refit_reason(state) is not None)
+
+
+def test_the_outlook_names_what_starts_the_next():
+    words = refit_outlook(standing(labels=420))
+    assert "the last 2.0 hours ago" in words
+    assert "at 500 new labels (20 so far)" in words
+    assert "24 hours after the last" in words
+    few = standing(labels=10, refit=None, jobs={})
+    assert refit_outlook(few) == "none yet; 40 more labels are needed for one"
 
 
 @pytest.mark.parametrize("state", ["waiting", "running"])
@@ -153,6 +187,8 @@ def test_a_probe_on_trial_is_judged_when_there_are_other_labels():
     assert due("promotion", replace(judged, labels=401)) is not None
     assert due("promotion", replace(judged, shadow=3)) is not None
     assert due("promotion", replace(judged, labels=401, shadow=None)) is None
+    a_day_later = replace(judged, now=NOW + 24 * HOUR_S)
+    assert due("promotion", a_day_later) is not None
 
 
 def test_labelling_is_due_when_something_came_and_now_and_then_where_callers_label():
@@ -166,7 +202,7 @@ def test_labelling_is_due_when_something_came_and_now_and_then_where_callers_lab
 
 
 def test_drift_is_looked_for_after_a_fifth_of_a_window_where_a_probe_serves():
-    step = look_after(CONFIG_OF_TOY.flywheel.drift.window)
+    step = look_after(config().flywheel.drift.window)
     assert step == 100
     assert due("drift", standing(unseen=step - 1)) is None
     assert due("drift", standing(unseen=step)) is not None
@@ -184,18 +220,17 @@ def test_the_ladder_is_looked_at_when_labels_or_the_weak_model_are_others():
 
 
 def test_traffic_is_erased_and_gathered_only_where_settings_ask_for_it():
-    nothing = DomainState(domain="")
-    assert due("retention", nothing) is None
-    some_days = Config(**changed({**CONFIG, "store": {}}, store__retention={"days": 30}))
-    assert due("retention", nothing, some_days) is not None
-    keeps_none = Config(**changed({**CONFIG, "store": {}}, store__traffic={"vectors": "none"}))
-    assert due("compaction", nothing) is not None
-    assert due("compaction", nothing, keeps_none) is None
+    assert due("retention", of_store()) is None
+    assert due("retention", of_store(config=config(retention={"days": 30}))) is not None
+    assert due("compaction", of_store()) is None
+    assert due("compaction", of_store(unseen=1)) is not None
+    keeps_none = config(traffic={"vectors": "none"})
+    assert due("compaction", of_store(unseen=1, config=keeps_none)) is None
 
 
 def test_a_webhook_is_told_what_it_was_not_told():
-    assert due("webhook", DomainState(domain="")) is None
-    assert due("webhook", DomainState(domain="", untold=2)) == "2 events"
+    assert due("webhook", of_store()) is None
+    assert due("webhook", of_store(untold=2)) == "2 events"
 
 
 def test_a_webhook_that_could_not_be_told_is_told_with_the_next():

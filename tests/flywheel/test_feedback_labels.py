@@ -59,9 +59,7 @@ def served(store, request_id, *, key_id="k1", role="weak", finish="stop", kept=T
 
 def say(store, request_id, value, *, key_id="k1", metric="thumbs", author=""):
     store.put_feedback(
-        Feedback(
-            request_id=request_id, metric=metric, value=value, source="client", author=author
-        ),
+        Feedback(request_id=request_id, metric=metric, value=value, source="client", author=author),
         key_id=key_id,
     )
 

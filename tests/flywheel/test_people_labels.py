@@ -275,7 +275,7 @@ def item(**changes):
 
 
 @pytest.mark.parametrize(
-    "text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "\r=1", "＝1", "'=1", "'tis", "\n"]
+    "text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "\r=1", "\uff1d1", "'=1", "'tis", "\n"]
 )
 def test_no_cell_is_a_formula(tmp_path, text):
     path = tmp_path / "queue.csv"

@@ -138,6 +138,42 @@ def test_what_was_learnt_goes_on_for_the_same_route_alone(
     assert not goes_on(goal={"strong_share": 0.4}, router="length")
 
 
+def test_what_explores_falls_with_the_decisions_and_goes_on_after_a_restart(control_for: Any):
+    schedule = {"start": 0.4, "floor": 0.1, "half_life": 10}
+    control = control_for(goal={"threshold": 0.5}, explore=schedule)
+    assert control.rule().decide(foretold(0.9)).p_weak == pytest.approx(0.6)
+    for _ in range(10):
+        serve(control, foretold(0.9))
+    control.observe(None, escalated=True)  # nobody's decision here
+    assert control.rule().decide(foretold(0.9)).p_weak == pytest.approx(0.75)
+    later = GoalControl(
+        control._config,
+        control._route,
+        purse=None,
+        rng=np.random.default_rng(0),
+        decisions=control.decisions,
+    )
+    assert later.rule().decide(foretold(0.9)).p_weak == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("goal", [{"threshold": 0.5}, {"strong_share": 0.5}])
+def test_what_is_aimed_at_the_bar_costs_no_more_than_the_share(control_for: Any, goal: Any):
+    """Whatever the scores are like: their nearness to the bar is learnt."""
+    schedule = {"start": 0.04, "floor": 0.04, "aimed": 0.5}
+    control = control_for(goal=goal, explore=schedule)
+    rng = np.random.default_rng(5)
+    rates, near = [], []
+    for p in rng.beta(12, 12, 3000):  # most of them near the bar
+        estimate = foretold(float(p), 0.9)
+        decision = control.rule().decide(estimate)
+        rates.append(min(decision.p_weak, 1 - decision.p_weak))
+        near.append(abs(p - decision.keep_at) < 0.03)
+        control.observe(estimate, escalated=decision.serve == "strong")
+    rates, near = np.array(rates[500:]), np.array(near[500:])
+    assert rates.mean() == pytest.approx(0.04, abs=0.004)
+    assert rates[near].mean() > rates[~near].mean() + 0.01
+
+
 def test_a_budget_moves_the_bar_by_the_share_that_it_pays_for(control_for: Any):
     purse = RoutePurse(CostGoal(usd_per_1k=3.0))
     purse.open(clock=lambda: 0.0, spent_usd=0.0)

@@ -275,7 +275,7 @@ def test_what_is_no_configuration_changes_nothing(
     [
         ("server", {"host": "localhost"}, "server.host cannot change"),
         ("server", {"record": False}, "server.record cannot change"),
-        ("store", {"url": "sqlite:///other.db"}, "store cannot change"),
+        ("store", {"url": "sqlite:///other.db"}, "store.url cannot change"),
         ("server", {"api_keys_env": "T_NOT_SET"}, "T_NOT_SET"),
         (
             "models",

@@ -401,7 +401,7 @@ def test_our_key_is_told_to_nobody(
 def test_the_breaker_leaves_a_broken_target_alone_and_tries_it_later(toy: Path):
     large = {
         "retries": {"attempts": 1},
-        "breaker": {"failures": 3, "open_s": 1.5},
+        "breaker": {"failures": 3, "open_s": 3},
     }
     with one(toy, otherwise=error(500, "broken"), large=large) as (served, server):
 

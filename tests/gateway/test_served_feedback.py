@@ -229,7 +229,7 @@ def test_a_store_that_fails_is_told_and_not_taken_for_an_unknown_request(
     def fails(*_: Any, **__: Any) -> Any:
         raise StoreError("the disk is full")
 
-    monkeypatch.setattr(type(store), "append_requests", fails)
+    monkeypatch.setattr(type(store), "append_traffic", fails)
     unwritten = served.chat(headers=_key(0), max_tokens=2)
     assert unwritten.status_code == 200
     response = give(served, unwritten.headers["x-request-id"])

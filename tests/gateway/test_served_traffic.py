@@ -192,3 +192,35 @@ def test_an_answer_that_broke_off_is_not_observed(toy: Path):
     with upstream(truncated_stream) as large, serving(gateway_config(toy, large.url)) as served:
         served.events(ESCALATED)
         assert kept(served, "strong") == []
+
+
+def test_the_strong_model_answers_some_of_what_was_kept_so_that_pairs_are_known(
+    toy: Path, large: ScriptedServer
+):
+    runs = {"share": 0.5, "strong_share": 1.0, "usd_per_day": 0.00006}
+    with serving(config_with(toy, large.url, {"text": True}, shadow_runs=runs)) as served:
+        reply = served.chat(KEPT, max_tokens=3, stream=True)
+        until(lambda: served.metric("foretell_shadow_runs_total", outcome="done") == 1)
+        assert (served.last().weak_chance, served.last().pair_chance) == (1.0, 1.0)
+        (strong,) = kept(served, "strong")
+        assert strong.query.id == reply.headers["x-request-id"]
+        assert strong.answer.text == "Hello"
+        assert strong.answer.model == "big-1"
+        served.chat(KEPT, max_tokens=3)
+        until(lambda: served.metric("foretell_shadow_runs_total", outcome="done") == 2)
+        served.chat(KEPT, max_tokens=3)
+        until(lambda: served.metric("foretell_shadow_runs_total", outcome="budget") == 1)
+        assert [one.pair_chance for one in served.records()] == [1.0, 1.0, 0.0]
+
+
+def test_queries_that_only_begin_alike_are_groups_of_their_own(toy: Path, large: ScriptedServer):
+    examples = [
+        {"role": "user", "content": "Which town in the west is nr 1?"},
+        {"role": "assistant", "content": "Ayr"},
+    ]
+    with serving(gateway_config(toy, large.url)) as served:
+        for number in (5, 6, 5):
+            asked = {"role": "user", "content": f"Which town in the west is nr {number}?"}
+            served.chat([*examples, asked], max_tokens=2, headers=PINNED)
+        first, second, third = (one.query.group for one in kept(served))
+        assert first == third != second

@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from foretell.errors import InputError
 from foretell.probes import (
@@ -16,7 +19,6 @@ from foretell.probes import (
     MlpProbe,
     SavedProbe,
     SeveralProbe,
-    describe,
     fit_gate,
     fit_heads,
     load_probe,
@@ -65,10 +67,14 @@ def test_restored_activations_are_foretold_the_same(kind, with_gate, wide, card,
     probe = KINDS[kind].fit(wide, seed=1)
     gate = fit_gate(wide.activations[POINTS[1]], POINTS[1], seed=1, components=8)
     heads = fit_heads(wide, POINTS[:2], seed=1).heads
-    early = saved_of(LinearProbe(read_point=POINTS[0], components=3).fit(wide, seed=1), card, held_out)
+    early = saved_of(
+        LinearProbe(read_point=POINTS[0], components=3).fit(wide, seed=1), card, held_out
+    )
     saved = saved_of(probe, card, held_out, gate=gate if with_gate else None, heads=heads)
     subspace = subspace_of(saved, [early])
-    reduced = as_stored(subspace.reduce({point: wide.activations[point] for point in subspace.bases}))
+    reduced = as_stored(
+        subspace.reduce({point: wide.activations[point] for point in subspace.bases})
+    )
     restored = subspace.restore(reduced)
     assert all(rows.shape[1] < 48 for rows in reduced.values())
     again = replace(wide, activations={**restored, POINTS[2]: wide.activations[POINTS[2]]})
@@ -168,15 +174,13 @@ def test_a_probe_keeps_to_the_subspace_that_it_was_fitted_on(
 
 
 def test_a_subspace_names_the_read_point_it_lacks():
-    basis = Basis(
-        centre=np.zeros(2), scale=np.ones(2), axes=np.eye(2)[:, :1], rest=np.empty(0)
-    )
+    basis = Basis(centre=np.zeros(2), scale=np.ones(2), axes=np.eye(2)[:, :1], rest=np.empty(0))
     subspace = Subspace(id="s", bases={POINTS[0]: basis})
     with pytest.raises(InputError, match="no basis for layer1_mean; it has layer0_mean"):
         subspace.reduce({POINTS[1]: np.zeros(2, dtype=np.float32)})
     with pytest.raises(InputError, match=r"shape \(3,\) do not fit a basis from 2 to 1"):
         subspace.reduce({POINTS[0]: np.zeros(3, dtype=np.float32)})
-    with pytest.raises(InputError, match="no array 'layer0_mean.scale'"):
+    with pytest.raises(InputError, match=r"no array 'layer0_mean\.scale'"):
         Subspace.from_tensors("s", {"layer0_mean.centre": np.zeros(2)})
 
 
@@ -185,3 +189,19 @@ def test_a_basis_whose_parts_do_not_fit_is_refused():
         Basis(centre=np.zeros(2), scale=np.ones(3), axes=np.eye(2), rest=np.empty(0))
     with pytest.raises(InputError, match="not finite"):
         Basis(centre=np.array([np.nan]), scale=np.ones(1), axes=np.eye(1), rest=np.empty(0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    hnp.arrays(np.float32, (5, 6), elements=st.floats(-100, 100, width=32)),
+    hnp.arrays(np.float64, (6, 2), elements=st.floats(-1, 1)),
+    hnp.arrays(np.float32, (6,), elements=st.floats(0.125, 8, width=32)),
+)
+def test_what_is_linear_in_the_axes_and_the_length_survive_a_reduction(rows, seeds, scale):
+    frame = np.linalg.qr(np.column_stack([seeds + np.eye(6)[:, :2] * 4, np.eye(6)[:, 2]]))[0]
+    basis = Basis(centre=np.ones(6), scale=scale, axes=frame[:, :2], rest=frame[:, 2])
+    restored = basis.project(rows)
+    before, after = (rows - 1) * scale, (restored - 1) * scale
+    np.testing.assert_allclose(after @ basis.axes, before @ basis.axes, atol=1e-2)
+    lengths = [np.linalg.norm(standard, axis=1) for standard in (after, before)]
+    np.testing.assert_allclose(*lengths, rtol=1e-3, atol=1e-2)

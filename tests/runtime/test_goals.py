@@ -167,3 +167,40 @@ def test_queries_that_stand_together_promise_less():
     together = replace(evidence, groups=np.repeat(np.arange(len(evidence.weak) // 20), 20) * 1.0)
     goal = QualityGoal(quality=0.8)
     assert bar_for(goal, together).keep_at > bar_for(goal, evidence).keep_at
+
+
+def test_a_bar_is_chosen_as_if_no_rule_had_chosen_whose_answers_are_seen():
+    """Half of all queries are hard, but of those only one in ten was seen: the share is of all."""
+    n = 4000
+    rng = np.random.default_rng(0)
+    hard = rng.random(n) < 0.5
+    seen = rng.random(n) < np.where(hard, 0.1, 1.0)
+    p_success = np.where(hard, 0.4, 0.6) * rng.random(n)
+    held_out = HeldOut(
+        p_success=p_success[seen],
+        weak=np.ones(seen.sum()),
+        strong=np.full(seen.sum(), np.nan),
+        weak_chance=np.where(hard, 0.1, 0.999)[seen],
+    )
+    naive = replace(held_out, weak_chance=np.empty(0))
+    goal = StrongShareGoal(strong_share=0.4)
+    assert (p_success < bar_for(goal, held_out).keep_at).mean() == pytest.approx(0.4, abs=0.05)
+    assert (p_success < bar_for(goal, naive).keep_at).mean() > 0.47
+
+
+def test_held_out_queries_are_taken_with_all_that_is_known_of_them():
+    held_out = HeldOut(
+        p_success=np.array([0.1, 0.2, 0.3]),
+        weak=np.array([0.0, 1.0, 1.0]),
+        strong=np.array([1.0, np.nan, 0.0]),
+        weak_chance=np.array([1.0, 0.5, 0.25]),
+        p_pool={"mid": np.array([0.4, 0.5, 0.6])},
+        pool={"mid": np.array([1.0, 0.0, np.nan])},
+    )
+    taken = held_out.take(np.array([True, False, True]))
+    assert taken.p_success.tolist() == [0.1, 0.3]
+    assert taken.weak_chance.tolist() == [1.0, 0.25]
+    assert taken.p_pool["mid"].tolist() == [0.4, 0.6]
+    assert taken.pool["mid"][0] == 1.0
+    assert not len(taken.p_strong)
+    assert HeldOut.from_tensors(taken.tensors()).weak_chance.tolist() == [1.0, 0.25]

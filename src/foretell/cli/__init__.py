@@ -8,7 +8,18 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from foretell.cli import _demo, _inspect, _keys, _labelling, _learning, _probes, _serve, _serving
+from foretell.cli import (
+    _data,
+    _demo,
+    _flywheel,
+    _inspect,
+    _keys,
+    _labelling,
+    _learning,
+    _probes,
+    _serve,
+    _serving,
+)
 from foretell.cli._console import err
 from foretell.errors import RoutingError
 
@@ -23,7 +34,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verbs in (_demo, _serve, _serving, _learning, _labelling, _inspect, _probes, _keys):
+for verbs in (
+    _demo,
+    _serve,
+    _serving,
+    _learning,
+    _labelling,
+    _flywheel,
+    _inspect,
+    _probes,
+    _data,
+    _keys,
+):
     verbs.register(app)
 
 

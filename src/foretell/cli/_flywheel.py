@@ -162,7 +162,7 @@ def events(
     if as_json:
         print_json({"events": [asdict(event) for event in found]})
         return
-    table = Table("when", "what", "about", "by", "details", box=None, pad_edge=False)
+    table = _table("when", "what", "about", "by", last="details")
     for event in found:
         table.add_row(_when(event.at), event.kind, event.subject, event.by, in_a_line(event))
     out.print(table if found else "nothing was noted yet")
@@ -257,17 +257,26 @@ def _line(name: str, said: str) -> None:
 
 
 def _print_jobs(found: list[Job], *, nothing: str) -> None:
-    table = Table("job", "kind", "domain", "asked for", "stands", box=None, pad_edge=False)
+    table = _table("job", "kind", "domain", "asked for", last="stands")
     for job in found:
         domain = str(job.args.get("domain", ""))
         table.add_row(
             str(job.id),
             job.kind,
             domain or "–",
-            f"{_when(job.created_at)} by {job.by}",
+            _when(job.created_at),
             _standing(job),
         )
     out.print(table if found else nothing)
+
+
+def _table(*headings: str, last: str) -> Table:
+    """A table whose last column takes what room is left."""
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    table.add_column(last)
+    return table
 
 
 def _standing(job: Job) -> str:

@@ -1,4 +1,4 @@
-"""Verbs that look: doctor, models, config, data."""
+"""Verbs that look: doctor, models, config."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import typer
 from rich.table import Table
 
 from foretell.cli._console import out, print_json, waiting
-from foretell.cli._options import DEFAULT_CONFIG, ConfigPath, DomainName, JsonFlag
+from foretell.cli._options import DEFAULT_CONFIG, ConfigPath, JsonFlag
 
 models = typer.Typer(help="Fetch, check and remove weights.", no_args_is_help=True)
 settings = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
-data = typer.Typer(help="Look at what is stored, and erase it.", no_args_is_help=True)
 
 
 def doctor(
@@ -123,52 +122,8 @@ def show(config: ConfigPath = DEFAULT_CONFIG) -> None:
     print_json(json.loads(load_config(config).model_dump_json()))
 
 
-@data.command()
-def stats(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) -> None:
-    """How much is stored, by domain."""
-    from foretell.runtime import Foretell
-
-    with Foretell.from_config(config) as ft, ft.open_store() as store:
-        counts = store.domains()
-    if as_json:
-        print_json({"domains": [asdict(row) for row in counts]})
-        return
-    table = Table("domain", "queries", "weak", "strong", "outcomes", box=None, pad_edge=False)
-    for row in counts:
-        table.add_row(
-            row.domain, str(row.queries), str(row.weak), str(row.strong), str(row.outcomes)
-        )
-    out.print(table if counts else "nothing is stored yet; run foretell collect")
-
-
-@data.command()
-def delete(
-    domain: DomainName,
-    config: ConfigPath = DEFAULT_CONFIG,
-    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Erase all that is stored of a domain: queries, answers, vectors, labels.
-
-    What a judge said goes for all domains: its replies may quote the answers.
-    """
-    from foretell.flywheel import forget_verdicts
-    from foretell.runtime import Foretell
-
-    if not yes:
-        typer.confirm(f"erase everything of domain {domain!r}?", abort=True)
-    with Foretell.from_config(config) as ft, ft.open_store() as store:
-        erased = store.delete_domain(domain)
-        forget_verdicts(ft.config.store.vectors)
-    if as_json:
-        print_json({"domain": domain, "queries_erased": erased})
-    else:
-        out.print(f"{erased} queries erased")
-
-
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file."""
     app.command()(doctor)
     app.add_typer(models, name="models")
     app.add_typer(settings, name="config")
-    app.add_typer(data, name="data")

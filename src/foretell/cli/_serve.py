@@ -41,6 +41,7 @@ def serve(
 
     settings = read()
     try:
+        from foretell.cli._beside import FlywheelBeside
         from foretell.gateway import configure_logs, secret_values
         from foretell.gateway import serve as run
     except ImportError as error:
@@ -61,6 +62,7 @@ def serve(
         read=read,
         on_listening=partial(_tell, as_json=as_json),
         on_config=mask,
+        beside=FlywheelBeside,
     )
 
 

@@ -13,7 +13,6 @@ from foretell.flywheel._budget import BudgetedLabels, label_budget
 from foretell.flywheel._canaries import INJECTIONS, Canaries, try_canaries
 from foretell.flywheel._code_labeller import Code
 from foretell.flywheel._comparison import CalibrationCheck, Comparison, Gain, Paired, compare
-from foretell.flywheel._debias import Weighing, debiased, weigh
 from foretell.flywheel._design_space import DesignSpace
 from foretell.flywheel._drift import ComparedVectors, WatchedTraffic, top_drifting, watch
 from foretell.flywheel._ensemble import Ensemble, Vote
@@ -144,7 +143,6 @@ __all__ = [
     "Vote",
     "WatchedTraffic",
     "Webhook",
-    "Weighing",
     "Worker",
     "Workshop",
     "alarm_states",
@@ -157,7 +155,6 @@ __all__ = [
     "compare_with_people",
     "consider_promotion",
     "current_holdout",
-    "debiased",
     "do_here",
     "estimate_accuracy",
     "estimate_cost",
@@ -194,6 +191,5 @@ __all__ = [
     "watch",
     "watch_domain",
     "weak_success_rate",
-    "weigh",
     "write_queue",
 ]

@@ -27,6 +27,10 @@ Rows = NDArray[np.int64]
 Foretelling = Callable[[RoutingData, RoutingData, np.random.Generator], Floats]
 """Fits on the first queries, and gives the chances of the second."""
 
+WORTH_A_STEP: Final = 0.002
+"""A smaller advantage is none: it is that of chances which are off by 0.045 no more. Two that tell
+no query from another differ by less, yet always in the same way, for which no test is meant."""
+
 _FOLDS: Final = 5
 _CHUNK: Final = 500
 _GROWTH: Final = 1.5
@@ -51,15 +55,20 @@ class Advantage:
     error: float | None = None
 
     @property
+    def leads(self) -> bool:
+        """Whether it looks better by enough to be worth a step, beyond chance or not."""
+        return self.value > WORTH_A_STEP
+
+    @property
     def ahead(self) -> bool:
-        """Whether the step is better, beyond what chance makes."""
-        return self.low is not None and self.low > 0
+        """Whether it leads, and is better beyond what chance makes."""
+        return self.leads and self.low is not None and self.low > 0
 
     @property
     def words(self) -> str:
         """In a clause: who is ahead of whom, and how sure that is."""
         span = "" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]"
-        if self.value > 0:
+        if self.leads:
             return (
                 f"{self.step} is ahead of {self.over} by {self.value:.3f}{span} on {self.n} labels"
             )
@@ -169,7 +178,7 @@ def labels_to_settle(found: Advantage, *, look: int) -> int | None:
     falls with the root of the labels, while later looks ask for more. ``None`` where there is no
     lead, and where no look would.
     """
-    if found.error is None or found.value <= 0:
+    if found.error is None or not found.leads:
         return None
     # Of what this look could spend, so much was for this comparison.
     error = found.level * look * (look + 1)

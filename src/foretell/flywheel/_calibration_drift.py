@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from foretell.calibration import expected_calibration_error
+from foretell.calibration import reliability_diagram
 from foretell.flywheel._findings import LEAST_ROWS, effective_size
 
 Floats = NDArray[np.float64]
@@ -67,28 +67,24 @@ def calibration_error(
     size = effective_size(weights, groups)
     if size < LEAST_ROWS:
         return None
-    bins = min(_MOST_BINS, int(size / _ROWS_PER_BIN))
+    bins = reliability_diagram(
+        p_success, outcomes, weights, bins=min(_MOST_BINS, int(size / _ROWS_PER_BIN))
+    )
+    bin_of = np.searchsorted([one.high for one in bins], p_success)
+    members = np.eye(len(bins))[bin_of]
     _, group = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
     units = int(group.max()) + 1
 
-    def error(outcome: Floats, weight: Floats) -> float:
-        # Some row always has weight.
-        return expected_calibration_error(p_success, outcome, weight, bins=bins) or 0.0
+    def errors(outcome: Floats, weight: Floats) -> Floats:
+        """Of each row (draws, requests): sum over bins of the distances of their sums."""
+        return np.abs((weight * (p_success - outcome)) @ members).sum(axis=-1) / weight.sum(axis=-1)
 
-    observed = error(outcomes, weights)
+    observed = float(errors(outcomes, weights))
     draws = min(max(_RESAMPLES - 1, ceil(10 / (1 - confidence)) - 1), _MOST_DRAWS)
-    by_chance = np.array(
-        [
-            error((rng.random(units)[group] < p_success).astype(np.float64), weights)
-            for _ in range(draws)
-        ]
-    )
-    resampled = np.array(
-        [
-            error(outcomes, weights * rng.multinomial(units, np.full(units, 1 / units))[group])
-            for _ in range(_RESAMPLES)
-        ]
-    )
+    drawn = rng.random((draws, units))[:, group] < p_success
+    by_chance = errors(drawn.astype(np.float64), weights)
+    repeated = rng.multinomial(units, np.full(units, 1 / units), _RESAMPLES)[:, group]
+    resampled = errors(outcomes, weights * repeated)
     miss = (1 - confidence) / 2
     below, above = np.quantile(resampled, [miss, 1 - miss])
     value = max(0.0, observed - float(by_chance.mean()))

@@ -37,6 +37,10 @@ Bools = NDArray[np.bool_]
 
 _NO_DIFFERENCE: Final = 0.5
 _NEWEST: Final = 20
+_HEAVIEST: Final = 20.0
+"""What one labelled request counts at most. At 2 % exploration it would be 50, and a dozen of them
+would drown all others: what is found below the bar counts less than it should, but can be told."""
+
 _RULED: Final = frozenset(("keep", "escalate", "explore", "declined"))
 """What a rule decided; callers and conversations chose the rest."""
 
@@ -182,7 +186,7 @@ def _of_calibration(
     usable = np.isfinite(traffic.log.weak) & np.isfinite(traffic.log.p_success) & (chance > 0)
     labelled = traffic.take(usable).newest(config.window)
     log, n = labelled.log, len(labelled.log)
-    weights = 1 / log.weak_chance
+    weights = np.minimum(1 / log.weak_chance, _HEAVIEST)
     found = None
     if n:
         found = calibration_error(

@@ -84,6 +84,10 @@ def _ladder(task: Task, progress: Progress) -> Mapping[str, Any]:
         for name, route in routes_of(task.config, task.domain).items()
         if route.router == "auto"
     ]
+    if not routes:
+        raise InputError(
+            f"no route of domain {task.domain!r} has router: auto, so none has a ladder"
+        )
     reports: dict[str, Any] = {}
     for position, route in enumerate(routes):
         begun = position / len(routes)

@@ -39,7 +39,8 @@ class DomainState:
         labels: Answers of the weak model with an outcome.
         labels_of_callers: Those of them that follow from feedback.
         weak_model: Key of the weak model that answered last; ``""`` when that is not known.
-        unseen: Requests since the last look for drift, counted up to what makes another worth it.
+        unseen: Requests since the last look for drift, counted up to what makes another worth it;
+            of the store as a whole, since vectors were last gathered, counted up to one.
         to_label: Whether there are requests or feedback that no labelling has looked at.
         steps: By route of ``router: auto``, the step that is in force.
         has_probe_route: Whether a route serves the domain by a probe whatever the evidence says.
@@ -161,8 +162,15 @@ def state_of_store(
     untold: list[Event] = []
     if config.flywheel.webhook is not None:
         untold = events_between(store, since, now - SETTLED_S)
+    compacted_at = _begun(of_store, "compaction")
     return DomainState(
-        domain="", config=config, now=now, jobs=of_store, untold=len(untold), told_until=since
+        domain="",
+        config=config,
+        now=now,
+        jobs=of_store,
+        unseen=len(store.requests(since=compacted_at, limit=1)),
+        untold=len(untold),
+        told_until=since,
     )
 
 

@@ -11,73 +11,39 @@ import logging
 import os
 import sys
 import threading
-from dataclasses import asdict, dataclass
-from subprocess import PIPE, Popen
-from typing import IO, Any, Final
+from io import FileIO
+from typing import Any, Final
 
-from foretell.config import Config, parse_config
-from foretell.records import Job
+from foretell.config import parse_config
+from foretell.flywheel._duties import work_on
+from foretell.flywheel._queue import JobQueue
+from foretell.runtime import Foretell
 
 _NICE: Final = 10
 _ORPHANED: Final = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Order:
-    """What to do, by which settings, in whose name."""
-
-    job_id: int
-    worker: str
-    lease_s: float
-    config: dict[str, Any]
-
-
-def start_job_process(config: Config, job: Job, *, worker: str, lease_s: float) -> Popen[bytes]:
-    """Start a process that does a job which ``worker`` has claimed.
-
-    It yields the processor to everything else, settles the job itself, and ends when its standard
-    input does: with whoever started it.
-    """
-    order = _Order(
-        job_id=job.id,
-        worker=worker,
-        lease_s=lease_s,
-        config=config.model_dump(mode="json"),
-    )
-    # In a session of its own, a Ctrl-C is not for it: the worker ends it and puts the job back.
-    process = Popen([sys.executable, "-m", __name__], stdin=PIPE, start_new_session=True)  # noqa: S603
-    assert process.stdin is not None  # noqa: S101 - it was asked for
-    try:
-        process.stdin.write(json.dumps(asdict(order)).encode() + b"\n")
-        process.stdin.flush()
-    except BrokenPipeError:
-        pass  # it is over already, as its exit status says
-    return process
-
-
-def _main(orders: IO[bytes]) -> None:
-    from foretell.flywheel._duties import work_on
-    from foretell.flywheel._queue import JobQueue
-    from foretell.runtime import Foretell
-
+def main(orders: FileIO) -> None:
+    """Do the job that the line names: ``job_id``, for ``worker``, by ``config``."""
     if hasattr(os, "nice"):
         os.nice(_NICE)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    order = _Order(**json.loads(orders.readline()))
+    order: Any = json.loads(orders.readline())
     threading.Thread(target=_end_with_parent, args=(orders,), daemon=True).start()
-    config = parse_config(order.config, where="the settings handed on")
+    config = parse_config(order["config"], where="the settings handed on")
     with Foretell(config).open_store() as store:
-        job = store.job(order.job_id)
-        if job is None:
-            return  # erased meanwhile: nobody asks for it any more
-        work_on(job, config, JobQueue(store, order.worker, lease_s=order.lease_s))
+        job = store.job(order["job_id"])
+        if job is not None:
+            queue = JobQueue(store, order["worker"], lease_s=order["lease_s"])
+            work_on(job, config, queue)
 
 
-def _end_with_parent(orders: IO[bytes]) -> None:
+def _end_with_parent(orders: FileIO) -> None:
     orders.read()
     # Nobody watches over this process any more; the job is taken up again where it can be.
     os._exit(_ORPHANED)
 
 
 if __name__ == "__main__":
-    _main(sys.stdin.buffer)
+    # Unbuffered: a buffer's lock would be held, at the end, by the thread that waits on it.
+    main(FileIO(sys.stdin.fileno(), closefd=False))

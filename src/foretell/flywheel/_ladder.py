@@ -82,9 +82,12 @@ def climb(
         progress: Told which comparison begins.
 
     Raises:
-        InputError: The route has another router.
+        InputError: There is no such route, or it has another router.
         TrainingDataError: The domain has several kinds of labels, and none was named.
     """
+    if route not in config.routes:
+        known = ", ".join(config.routes) or "none"
+        raise InputError(f"no route is called {route!r}; known are {known}")
     if (router := config.routes[route].router) != "auto":
         raise InputError(
             f"route {route!r} has router {router!r}, which stays what it is; set router: auto"
@@ -150,20 +153,21 @@ class _Ladder:
 
     def _is_due(self, labels: int, lacks: Mapping[Step, Lack]) -> bool:
         """Whether there is something to compare that was not compared on nearly the same labels."""
-        possible = [step for step in steps_above(self.standing.step) if step not in lacks]
+        possible = self._possible(lacks)
         before = self.standing.labels
         if labels >= next_look_at(before):
             return bool(possible) or rung_of(self.standing.step) > 0
         first = not self.standing.looks and bool(possible)
         return first or any(before < LEAST_LABELS[step] <= labels for step in possible)
 
+    def _possible(self, lacks: Mapping[Step, Lack]) -> list[Step]:
+        return [step for step in steps_above(self.standing.step) if step not in lacks]
+
     def _look(
         self, rows: RoutingData, lacks: Mapping[Step, Lack], level: float
     ) -> tuple[list[Advantage], dict[Step, str]]:
         """Comparisons up to the first rung that is ahead, else with the one below; and failures."""
-        possible: list[Step] = [
-            step for step in steps_above(self.standing.step) if step not in lacks
-        ]
+        possible = self._possible(lacks)
         evidence: list[Advantage] = []
         failed: dict[Step, str] = {}
         height = rung_of(self.standing.step)

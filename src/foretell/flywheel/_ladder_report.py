@@ -56,10 +56,14 @@ def next_step(
 ) -> tuple[Step | None, int | None]:
     """The step above that the fewest more training labels would settle, and how many these are.
 
-    ``evidence`` is of the ``look``-th look from ``step``, after which ``since`` labels came;
-    ``lacks`` says what keeps others from being tried, or taken.
+    One that is ahead, and could not be taken, comes before all. ``evidence`` is of the ``look``-th
+    look from ``step``, after which ``since`` labels came; ``lacks`` says what keeps others from
+    being tried, or taken.
     """
     found = {one.step: one for one in evidence}
+    for one in evidence:
+        if one.ahead and one.step in lacks:
+            return one.step, lacks[one.step].labels
     takes: dict[Step, int] = {}
     for other in steps_above(step):
         if other in lacks:
@@ -74,8 +78,7 @@ def next_step(
     if takes:
         nearest = min(takes, key=lambda other: takes[other])
         return nearest, takes[nearest]
-    waiting = [one.step for one in evidence if one.ahead]
-    return next(iter([*waiting, *steps_above(step)]), None), None
+    return next(iter(steps_above(step)), None), None
 
 
 def in_words(report: LadderReport) -> str:

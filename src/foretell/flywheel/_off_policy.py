@@ -48,7 +48,7 @@ def estimate_accuracy(
     *,
     p_success: ArrayLike | None = None,
     p_strong: ArrayLike | None = None,
-    shadow_share: float = 0.0,
+    pair_chance: ArrayLike | None = None,
     groups: Sequence[str] | None = None,
     confidence: float = 0.95,
 ) -> PolicyValue:
@@ -64,13 +64,13 @@ def estimate_accuracy(
         p_success: What a model foretells of the weak model, for ``dr``; the log's where not given.
             It must not have been fitted on these outcomes. Where it is NaN, the mean stands in.
         p_strong: The same of the strong model.
-        shadow_share: Share of what the weak model did not serve that it was asked afterwards; part
-            of ``weak_chance``, as long as it was the same throughout.
+        pair_chance: How likely it was that both answers would be known, see ``RequestRecord``, (n,).
+            Where not given, nobody was asked afterwards.
         groups: Requests of one group are not independent; each its own where not given.
         confidence: Of the intervals.
     """
     n = len(log)
-    served_weak = _p_weak(log, shadow_share)
+    pairs = _column(pair_chance, np.zeros(n))
     weak = _Arm(
         share=np.broadcast_to(np.asarray(weak_share, dtype=np.float64), n),
         outcome=log.weak,
@@ -80,8 +80,9 @@ def estimate_accuracy(
     )
     strong = _Arm(
         share=1 - weak.share,
-        outcome=log.strong,
-        chance=1 - served_weak,
+        outcome=log.strong if pair_chance is not None else _of(~log.served_weak, log.strong),
+        # One of the two is always known, so what is left is that of the other.
+        chance=1 - log.weak_chance + pairs,
         taken=~log.served_weak,
         foretold=_column(p_strong, log.p_strong),
     )
@@ -110,20 +111,22 @@ def estimate_cost(
     """What a request costs on average under another policy, in USD.
 
     Arguments as for ``estimate_accuracy``. No model foretells a cost, so ``dr`` fills in means.
+    ``shadow_share`` is the share of what the weak model did not serve that it was asked afterwards:
+    part of ``weak_chance``, and not of what a request cost. It must have been the same throughout.
     """
     served_weak = _p_weak(log, shadow_share)
     share = np.broadcast_to(np.asarray(weak_share, dtype=np.float64), len(log))
     nothing = np.full(len(log), np.nan)
     weak = _Arm(
         share=share,
-        outcome=np.where(log.served_weak, log.cost_usd, np.nan),
+        outcome=_of(log.served_weak, log.cost_usd),
         chance=served_weak,
         taken=log.served_weak,
         foretold=nothing,
     )
     strong = _Arm(
         share=1 - share,
-        outcome=np.where(log.served_weak, np.nan, log.cost_usd),
+        outcome=_of(~log.served_weak, log.cost_usd),
         chance=1 - served_weak,
         taken=~log.served_weak,
         foretold=nothing,
@@ -199,7 +202,7 @@ def _value(
     unreached = ruled & (weak.unreached | strong.unreached)
     rows = ruled & ~unreached
     arms = [arm for arm in (weak.take(rows), strong.take(rows)) if arm.share.any()]
-    of = None if groups is None else [groups[i] for i in np.flatnonzero(rows)]
+    of = None if groups is None else [groups[int(i)] for i in np.flatnonzero(rows)]
     answers = sum(int(np.count_nonzero(arm.weights)) for arm in arms)
 
     def estimate(parts: Sequence[_Part | None]) -> Interval:
@@ -278,6 +281,11 @@ def _p_weak(log: TrafficLog, shadow_share: float) -> Floats:
     if not 0 <= shadow_share < 1:
         raise InputError(f"shadow_share is {shadow_share}; wanted a share, less than 1")
     return np.clip((log.weak_chance - shadow_share) / (1 - shadow_share), 0.0, 1.0)
+
+
+def _of(served: NDArray[np.bool_], outcome: Floats) -> Floats:
+    """What is known of those requests alone."""
+    return np.where(served, outcome, np.nan)
 
 
 def _column(given: ArrayLike | None, logged: Floats) -> Floats:

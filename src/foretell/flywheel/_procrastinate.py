@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import make_url
 
@@ -121,10 +121,7 @@ class ProcrastinateWorker(Worker):
         """Look for what is due, and call for all that is to be done."""
         while True:
             await asyncio.to_thread(self.schedule, store)
-            for stalled in await app.job_manager.get_stalled_jobs(
-                seconds_since_heartbeat=_STALLED_S
-            ):
-                await app.job_manager.retry_job(stalled)
+            await _call_again_for_stalled(app)
             for job in await asyncio.to_thread(self._ready, store):
                 await _call_for(app, job)
             await asyncio.sleep(self.config.flywheel.every_s)
@@ -196,13 +193,20 @@ def ensure_schema(url: str) -> None:
 
 
 async def _call_for(app: App, job: Job) -> None:
-    from procrastinate.exceptions import AlreadyEnqueued
-
+    """Call for a job, unless a call waits already; one too many would find nothing to do."""
     lock = f"{job.kind}/{domain_of(job)}"
-    call = app.configure_task(_TASK, queue=_QUEUE, lock=lock, queueing_lock=lock)
-    # It may be called for by another worker already, or to be tried again.
-    with suppress(AlreadyEnqueued):
-        await call.defer_async(kind=job.kind)
+    if not await app.job_manager.list_jobs_async(queue=_QUEUE, lock=lock, status="todo"):
+        await app.configure_task(_TASK, queue=_QUEUE, lock=lock).defer_async(kind=job.kind)
+
+
+async def _call_again_for_stalled(app: App) -> None:
+    """Free the locks of workers that died."""
+    from procrastinate.exceptions import ConnectorException
+
+    manager = app.job_manager
+    for stalled in await manager.get_stalled_jobs(seconds_since_heartbeat=_STALLED_S):
+        with suppress(ConnectorException):  # another worker was faster
+            await manager.retry_job(stalled)
 
 
 def _libpq(url: str) -> str:
@@ -210,13 +214,12 @@ def _libpq(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def _require() -> Any:
+def _require() -> None:
     try:
-        import procrastinate
-        import psycopg  # noqa: F401 - told apart from a database that is not there
+        import procrastinate  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        import psycopg  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
         raise ConfigError(
             f"work over several machines needs the package {error.name!r}, which is not "
             "installed; install it: pip install 'foretell[postgres]'"
         ) from None
-    return procrastinate

@@ -171,7 +171,7 @@ class _Case:
     def decide(self, serving: int | None, shadow: int | None, weak_model: str | None) -> Promotion:
         """By the evidence of now; nothing is changed yet."""
         if self.version == serving:
-            return self._decision("unchanged", "it serves already")
+            return self._serves_already()
         if shadow != self.version and (earlier := self._decided()) is not None:
             return self._decision("unchanged", f"it was {earlier.kind} before")
         key = model_key(self.candidate.card.model)
@@ -208,6 +208,13 @@ class _Case:
                 set_shadow(self.folder, self.domain, None)
             case "unchanged" | "waiting":
                 pass
+
+    def _serves_already(self) -> Promotion:
+        """Nothing to decide, but perhaps to note down, where a crash came in between."""
+        served_before = self.refit.details["rival"] == self.candidate.card.name
+        if served_before or self._decided() is not None:
+            return self._decision("unchanged", "it serves already")
+        return self._decision("promoted", "it serves already, which nobody had noted")
 
     def _before_trial(self, holdout: Comparison, serving: int | None) -> Promotion:
         evidence: dict[str, Any] = {"holdout": holdout, "before": serving}

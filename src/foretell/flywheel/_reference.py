@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from foretell.errors import TrainingDataError
 from foretell.flywheel._drift import ComparedVectors, WatchedTraffic
 from foretell.probes import ProbeCard
-from foretell.records import ReadPoint, RoutingData
+from foretell.records import Origin, ReadPoint, RoutingData
 from foretell.store import RecentVectors, Store, model_key
 
 _MOST_REFERENCE: Final = 2_000
@@ -38,8 +38,9 @@ def compared_vectors(
     if not rows or point is None:
         return None
     reference = _training_queries(store, card, point, rng)
-    if reference is None or not len(reference):
+    if not reference:
         return None
+    reference = _some(reference, rng)
     spaces = _in_one_space(vectors, reference, point)
     if spaces is None:
         return None
@@ -79,13 +80,13 @@ def _in_one_space(
 def _training_queries(
     store: Store, card: ProbeCard, point: ReadPoint, rng: np.random.Generator
 ) -> RoutingData | None:
-    """Queries that the probe was trained on: of the traffic where that is enough, else of all.
+    """Queries that the probe was trained on: traffic where that is enough, else what was collected.
 
     Traffic is seen where the weak model answered. Each query is taken with a chance that is
     inverse to its chance of being seen (rejection sampling), so that those taken stand for all.
     """
 
-    def load(*origins: Any) -> RoutingData | None:
+    def load(*origins: Origin) -> RoutingData | None:
         try:
             return store.load_routing_data(
                 card.domain,
@@ -94,40 +95,33 @@ def _training_queries(
                 split="train",
                 weak_model=model_key(card.model),
                 strong_model="",
-                origins=origins or None,
+                origins=origins,
             )
-        except TrainingDataError:  # no such query is stored any more
+        except TrainingDataError:  # no such query is stored
             return None
 
-    collected = ("collected", "imported")
-    trained_on_traffic = card.provenance is not None and card.provenance.seen.get("traffic", 0)
-    if not trained_on_traffic:
-        found = load(*collected)
-        return None if found is None else _some(found, rng)
+    collected = load("collected", "imported")
+    trained_on_traffic = card.provenance is not None and card.provenance.seen.get("traffic")
+    traffic = load("traffic") if trained_on_traffic else None
+    if traffic is None:
+        return collected
     since = datetime.fromisoformat(card.created).timestamp()
     later = set(store.traffic(card.domain, since=since, limit=_MOST_SINCE).ids)
-    traffic = load("traffic")
-    if traffic is not None:
-        traffic = traffic.take(np.array([i not in later for i in traffic.ids], dtype=bool))
-        traffic = traffic.take(_unselected(traffic.weak_chance, rng))
-        if len(traffic) >= _ENOUGH_TRAFFIC:
-            return _some(traffic, rng)
-    everything = load()
-    if everything is None:
-        return None
-    everything = everything.take(np.array([i not in later for i in everything.ids], dtype=bool))
-    return _some(everything.take(_unselected(everything.weak_chance, rng)), rng)
+    traffic = traffic.take(np.array([i not in later for i in traffic.ids], dtype=bool))
+    traffic = traffic.take(_unselected(traffic.weak_chance, rng))
+    if collected is None or len(traffic) >= min(_ENOUGH_TRAFFIC, len(collected)):
+        return traffic
+    return collected
 
 
 def _unselected(chances: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Rows to take so that each, had it been seen for certain, would be taken as likely as others.
+    """Rows to take so that each query, seen or not, was as likely to be taken as any other.
 
-    What was collected was seen for certain, and stays: it is of another population.
+    Rows whose chance is not known, or 0, are left out.
     """
-    by_chance = (chances > 0) & (chances < 1)
-    least = chances[by_chance].min() if by_chance.any() else 1.0
-    taken = rng.random(len(chances)) < least / np.where(by_chance, chances, 1.0)
-    return np.where(by_chance, taken, chances == 1)
+    known = np.nan_to_num(chances) > 0
+    least = chances[known].min() if known.any() else 1.0
+    return known & (rng.random(len(chances)) < least / np.where(known, chances, 1.0))
 
 
 def _some(data: RoutingData, rng: np.random.Generator) -> RoutingData:

@@ -79,7 +79,7 @@ def selected_auroc(
     # What a row changes through its own weight, and through the mean that all weights have.
     shifted = float(ranked.slope @ residuals)
     influence = ranked.influence - shifted * (weights - 1) / len(weights)
-    of = None if groups is None else [groups[i] for i in np.flatnonzero(known)]
+    of = None if groups is None else [groups[int(i)] for i in np.flatnonzero(known)]
     return interval_of(
         ranked.value, influence, groups=of, confidence=confidence, n=n, limits=(0.0, 1.0)
     )

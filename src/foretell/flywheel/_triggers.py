@@ -117,9 +117,9 @@ def retention_reason(state: DomainState) -> str | None:
 
 
 def compaction_reason(state: DomainState) -> str | None:
-    """Where vectors of traffic are kept."""
+    """Where vectors of traffic are kept, and some may have come."""
     keeps = state.config.store.traffic.vectors != "none"
-    return "vectors of traffic come in small files" if keeps else None
+    return "vectors of traffic come in small files" if keeps and state.unseen else None
 
 
 def webhook_reason(state: DomainState) -> str | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 from uuid import uuid4
 
 from foretell.config import Config
@@ -25,7 +27,6 @@ from foretell.flywheel._duty_state import (
     state_of_domain,
     state_of_store,
 )
-from foretell.flywheel._job_process import start_job_process
 from foretell.flywheel._queue import JobQueue, Progress
 from foretell.records import Job
 from foretell.runtime import Foretell
@@ -34,18 +35,15 @@ from foretell.store import Store
 _logger = logging.getLogger(__name__)
 
 BY: Final = "worker"
+_PROGRAM: Final = "foretell.flywheel._job_process"
 KINDS: Final = tuple(duty.name for duty in (*DOMAIN_DUTIES, *STORE_DUTIES))
 _LOOK_S: Final = 0.1
 _FOLLOW_S: Final = 0.5
 _PATIENCE_S: Final = 5.0
 
 
-class Workplace(Protocol):
-    """Where a job that was claimed is done."""
-
-    def __call__(self, job: Job, config: Config, queue: JobQueue, stop: threading.Event) -> None:
-        """Do it, and settle it; when ``stop`` is set, leave it to the next who takes it."""
-        ...
+Workplace = Callable[[Job, Config, JobQueue, threading.Event], None]
+"""Does a job that was claimed, and settles it; once the event is set, leaves it to the next."""
 
 
 class Worker:
@@ -190,7 +188,7 @@ def do_here(
 
 def in_process_of_its_own(job: Job, config: Config, queue: JobQueue, stop: threading.Event) -> None:
     """A workplace that nothing can bring down: a process for each job."""
-    process = start_job_process(config, job, worker=queue.worker, lease_s=queue.lease_s)
+    process = _start(job, config, queue)
     try:
         while process.poll() is None and not stop.wait(_LOOK_S):
             pass
@@ -204,6 +202,26 @@ def in_process_of_its_own(job: Job, config: Config, queue: JobQueue, stop: threa
         _end(process)
 
 
+def _start(job: Job, config: Config, queue: JobQueue) -> subprocess.Popen[bytes]:
+    """A process that settles the job itself, and ends when its standard input does: with us."""
+    order = {
+        "job_id": job.id,
+        "worker": queue.worker,
+        "lease_s": queue.lease_s,
+        "config": config.model_dump(mode="json"),
+    }
+    # In a session of its own, a Ctrl-C is not for it: the worker ends it and puts the job back.
+    process = subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-m", _PROGRAM], stdin=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdin is not None  # noqa: S101 - it was asked for
+    # One that is over already says so by its exit status.
+    with suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.flush()
+    return process
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.terminate()
@@ -212,7 +230,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
         process.wait()
     if process.stdin is not None:
-        process.stdin.close()
+        with suppress(BrokenPipeError):  # of what it did not read
+            process.stdin.close()
 
 
 def _how_it_ended(status: int) -> str:

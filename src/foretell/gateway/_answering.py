@@ -92,7 +92,7 @@ class Answering:
             answer = answer_json(self._raw)
             if not isinstance(answer.get("choices"), list):
                 raise UpstreamError(f"model {self.member!r} answered without choices")
-            self._note(answer.get("usage"), answer.get("model"), _first_reason(answer))
+            self._note(answer.get("usage"), answer.get("model"), first_reason(answer))
         self._exchange.first_byte_s = perf_counter() - self._exchange.started
 
     def body(self) -> bytes:
@@ -229,7 +229,8 @@ def broken(error: RoutingError) -> ApiError:
     return ApiError(504 if timeout else 502, str(error), type="upstream_error", code="broke_off")
 
 
-def _first_reason(answer: Mapping[str, Any]) -> str | None:
+def first_reason(answer: Mapping[str, Any]) -> str | None:
+    """Why the first choice ended, where the answer says so."""
     choices: Any = answer.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         return None

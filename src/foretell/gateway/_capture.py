@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,23 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foretell.config import TrafficConfig
-from foretell.gateway._answering import Answering
-from foretell.gateway._bodies import json_bytes
+from foretell.gateway._answering import Answering, first_reason
+from foretell.gateway._bodies import answer_json, json_bytes
 from foretell.gateway._exchange import Exchange
+from foretell.gateway._said import said_in
 from foretell.gateway._snapshot import WeakSide
 from foretell.prefill import Prefill
 from foretell.records import (
     Answer,
     FinishReason,
     Message,
+    MeteredUsage,
     ModelIdentity,
     Observation,
     Query,
     ReadPoint,
     Role,
     Usage,
-    content_text,
+    last_asked,
 )
+from foretell.upstreams import metered_usage
 
 MOST_TEXT_BYTES: Final = 256_000
 """Longer prompts and answers are not kept: pictures, mostly."""
@@ -72,18 +75,14 @@ class Capture:
             text=self._kept(answering.text()) if self.config.text else "",
             model=model,
             finish_reason=finished,
-            usage=Usage(
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                cached_tokens=usage.cached_tokens,
-            ),
+            usage=_tokens(usage),
         )
         role: Role = "weak" if by_weak else "strong"
         return (
             self._observation(exchange, side, exchange.domain, answer, prefill, role, identity),
         )
 
-    def shadow_run(
+    def asked_weak(
         self, exchange: Exchange, side: WeakSide, domain: str, answer: Answer, prefill: Prefill
     ) -> Observation:
         """What the weak model answered afterwards to a request that another one served."""
@@ -97,6 +96,31 @@ class Capture:
             )
         identity = side.route.weak_identity
         return self._observation(exchange, side, domain, answer, prefill, "weak", identity)
+
+    def asked_strong(
+        self,
+        exchange: Exchange,
+        side: WeakSide,
+        domain: str,
+        body: bytes,
+        who: tuple[ModelIdentity | None, str],
+    ) -> Observation | None:
+        """What a strong model answered afterwards to a request that the weak one served.
+
+        ``body`` is its chat completion; ``None`` when that is no text that came to its end.
+        """
+        told = answer_json(body)
+        usage = metered_usage(told["usage"]) if isinstance(told.get("usage"), dict) else None
+        finished = _FINISHED.get(first_reason(told) or "")
+        if usage is None or finished is None:
+            return None
+        answer = Answer(
+            text=self._kept(said_in(body)) if self.config.text else "",
+            model=who[1],
+            finish_reason=finished,
+            usage=_tokens(usage),
+        )
+        return self._observation(exchange, side, domain, answer, None, "strong", who[0])
 
     def _observation(
         self,
@@ -115,7 +139,7 @@ class Capture:
             query=Query(
                 id=exchange.id,
                 messages=self._messages(exchange),
-                group=self._group(exchange.request.messages),
+                group=self._group(exchange),
             ),
             role=role,
             answer=answer,
@@ -134,12 +158,26 @@ class Capture:
             return _WITHHELD
         return tuple(messages)
 
-    def _group(self, messages: Sequence[Message]) -> str:
-        """One for all turns of a conversation, and for all that begin alike."""
-        first = next((m for m in messages if m.get("role") == "user"), messages[0])
-        text = " ".join(content_text(first).split()).casefold()
+    def _group(self, exchange: Exchange) -> str:
+        """One for the later turns of a conversation, and one for all that ask the same.
+
+        Not for all that begin the same: examples in a prompt are common to every query.
+        """
+        turn = exchange.turn
+        text = last_asked(exchange.request.messages)
+        if turn is not None and turn.state is not None:
+            text = turn.session
+        text = " ".join(text.split()).casefold()
         digest = hmac.new(self.salt, text.encode("utf-8", "surrogatepass"), hashlib.sha256)
         return digest.hexdigest()[:32]
 
     def _kept(self, text: str) -> str:
         return text if len(text) <= MOST_TEXT_BYTES else ""
+
+
+def _tokens(usage: MeteredUsage) -> Usage:
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+    )

@@ -32,7 +32,7 @@ from foretell.gateway._reachability import warn_of_unreachable
 from foretell.gateway._records import RULED, record_of, weak_could
 from foretell.gateway._responses_api import kept_messages
 from foretell.gateway._service import Service
-from foretell.gateway._shadow_runs import ShadowRuns
+from foretell.gateway._shadow_runs import NO_SHADOWS, ShadowRuns, ShadowShares
 from foretell.gateway._snapshot import Snapshot, config_hash
 from foretell.gateway._traces import Traces
 from foretell.gateway._turns import Turns
@@ -124,6 +124,7 @@ class Gateway:
         self.turns = Turns(prices=prices, clock=time.monotonic)
         self.shadow_runs = ShadowRuns(
             executor=self.executor,
+            prices=prices,
             clock=clock,
             idle=lambda: not self._under_way,
             keep=self._keep_observation,
@@ -192,14 +193,14 @@ class Gateway:
             if answering is not None:
                 await answering.close()
             exchange.close_prefill()
-            share = self._shadow_share(exchange)
+            shares = self._shadow_shares(exchange)
             record = record_of(
                 exchange,
                 answering,
                 prices=self._prices,
                 status=status,
                 at=self.clock(),
-                shadow_share=share,
+                shares=shares,
             )
             cost_usd = record.cost_usd
             exchange.ticket.settle(cost_usd or 0.0 if answering is None else cost_usd)
@@ -220,7 +221,7 @@ class Gateway:
                 seen = () if capture is None else capture.observations(exchange, answering)
                 self.recorder.put(record, seen)
                 if status < 400:
-                    self._perhaps_ask_again(exchange, share)
+                    self._perhaps_ask_again(exchange, shares)
         finally:
             self._leave(exchange)
 
@@ -235,32 +236,24 @@ class Gateway:
         if exchange.snapshot.put_back():
             self._close_later(exchange.snapshot)
 
-    # What the weak model did not serve
+    # What one model served, and the other is asked afterwards
 
-    def _shadow_share(self, exchange: Exchange) -> float:
+    def _shadow_shares(self, exchange: Exchange) -> ShadowShares:
         route = exchange.route
         if route is None or self.recorder is None or exchange.snapshot.capture is None:
-            return 0.0
-        return self.shadow_runs.share(route.name, route.config.shadow_runs)
+            return NO_SHADOWS
+        return self.shadow_runs.shares(route.name, route.config.shadow_runs)
 
-    def _perhaps_ask_again(self, exchange: Exchange, share: float) -> None:
-        """Have chance decide whether the weak model answers, too, once there is time."""
-        route, side, domain, decision = (
-            exchange.route,
-            exchange.side,
-            exchange.domain,
-            exchange.decision,
-        )
-        if route is None or side is None or domain is None or decision is None:
+    def _perhaps_ask_again(self, exchange: Exchange, shares: ShadowShares) -> None:
+        """Have chance decide whether the other model answers, too, once there is time."""
+        route, decision = exchange.route, exchange.decision
+        if route is None or decision is None or exchange.side is None or exchange.domain is None:
             return
-        ruled = decision.action in RULED and decision.p_weak is not None
-        if not ruled or decision.serve == "weak" or not weak_could(decision):
+        if decision.action not in RULED or decision.p_weak is None or not weak_could(decision):
             return
-        if share == 0.0:
-            self.shadow_runs.refused(route.config.shadow_runs)
-        elif self.shadow_runs.draw(share):
+        if self.shadow_runs.draw(shares, served=decision.serve, config=route.config.shadow_runs):
             exchange.snapshot.take()
-            self.shadow_runs.put(exchange, side, domain)
+            self.shadow_runs.put(exchange, exchange.side, exchange.domain)
 
     def _keep_observation(self, observation: Observation) -> None:
         if self.recorder is not None:
@@ -475,8 +468,9 @@ class Gateway:
     def _open_store(self, config: Config, stack: ExitStack) -> None:
         # A store that cannot be opened must not keep the models from answering.
         try:
+            key = store_key(config.store)
             self.store = Store.open(
-                config.store.url, config.store.vectors, key=store_key(config.store)
+                config.store.url, config.store.vectors, clock=self.clock, key=key
             )
             self._salt = self.store.salt()
         except RoutingError as error:

@@ -7,6 +7,7 @@ from typing import Final
 
 from foretell.gateway._answering import Answering, Costs, thrown_away_usd
 from foretell.gateway._exchange import Exchange, probe_name
+from foretell.gateway._shadow_runs import NO_SHADOWS, ShadowShares
 from foretell.records import Action, Decision, RequestRecord
 from foretell.upstreams import PriceBook
 
@@ -21,12 +22,12 @@ def record_of(
     prices: PriceBook,
     status: int,
     at: float,
-    shadow_share: float = 0.0,
+    shares: ShadowShares = NO_SHADOWS,
 ) -> RequestRecord:
     """All that is kept; ``answering`` is ``None`` when no answer began.
 
     ``at`` is the time now, in seconds since 1970 (UTC); the record has that of the request's start.
-    ``shadow_share`` is the chance that the weak model is asked afterwards what it did not serve.
+    ``shares`` are the chances that a model is asked afterwards what the other served.
     """
     decision = exchange.decision
     seconds = perf_counter() - exchange.started
@@ -41,6 +42,7 @@ def record_of(
     prefill = None if found is None else found.prefill
     side = exchange.side
     tried = None if side is None else side.watched.tried(prefill)
+    chances = _chances(exchange, shares)
     return RequestRecord(
         id=exchange.id,
         at=at - seconds,
@@ -71,19 +73,21 @@ def record_of(
         overhead_s=exchange.overhead_s() if not exchange.request.stream else exchange.head_s,
         finish_reason=None if answering is None else answering.finish_reason,
         weak_model=None if side is None else side.weak_key,
-        weak_chance=_weak_chance(exchange, shadow_share),
+        weak_chance=None if chances is None else chances[0],
+        pair_chance=None if chances is None else chances[1],
         shadow_probe=None if tried is None else tried[0],
         shadow_p_success=None if tried is None else tried[1],
     )
 
 
-def _weak_chance(exchange: Exchange, shadow_share: float) -> float | None:
-    """How likely it was that the weak model's answer would be known; see ``RequestRecord``."""
+def _chances(exchange: Exchange, shares: ShadowShares) -> tuple[float, float] | None:
+    """``weak_chance`` and ``pair_chance``; see ``RequestRecord``."""
     decision = exchange.decision
     if decision is None or decision.p_weak is None or decision.action not in RULED:
         return None
-    share = shadow_share if weak_could(decision) else 0.0
-    return decision.p_weak + (1 - decision.p_weak) * share
+    p_weak = decision.p_weak
+    afterwards = (1 - p_weak) * (shares.weak if weak_could(decision) else 0.0)
+    return p_weak + afterwards, p_weak * shares.strong + afterwards
 
 
 def weak_could(decision: Decision) -> bool:

@@ -148,7 +148,6 @@ class Snapshot:
         self.users = 0
         self.retired = False
         self._executor = executor
-        self._decided: Callable[[str, str | None], int] = lambda *_: 0
         for name, model in config.models.items():
             self.members[name] = self._member(name, model)
         for name, route in config.routes.items():
@@ -160,7 +159,7 @@ class Snapshot:
         now: datetime,
         clock: Callable[[], float],
         spent_today: Callable[[str], float],
-        decided: Callable[[str, str | None], int] = lambda *_: 0,
+        decided: Callable[[str, str | None], int],
         previous: Snapshot | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -170,12 +169,11 @@ class Snapshot:
         since midnight, ``decided`` how many decisions it has made in a domain; ``previous`` hands
         on what its unchanged routes have learnt.
         """
-        self._decided = decided
         for name, served in self.routes.items():
             _open_purse(served, previous, clock, lambda name=name: spent_today(name))
         for name, served in self.routes.items():
             try:
-                sides = self._sides(name, served, now, previous, progress)
+                sides = self._sides(name, served, now, decided, previous, progress)
             except Exception as error:
                 why: object = error
                 if not isinstance(error, RoutingError):
@@ -254,6 +252,7 @@ class Snapshot:
         name: str,
         served: ServedRoute,
         now: datetime,
+        decided: Callable[[str, str | None], int],
         previous: Snapshot | None,
         progress: Progress | None,
     ) -> dict[str, WeakSide]:
@@ -274,7 +273,7 @@ class Snapshot:
                     purse=served.purse,
                     rng=np.random.default_rng(),
                     decisions=(
-                        self._decided(name, domain) if before is None else before.control.decisions
+                        decided(name, domain) if before is None else before.control.decisions
                     ),
                 )
             explainer = Explainer.of_route(
@@ -301,7 +300,7 @@ class Snapshot:
         self, name: str, served: ServedRoute, sides: Mapping[str, WeakSide], now: datetime
     ) -> WeakSide | None:
         """What decides where a request names none of several domains."""
-        if len(sides) < 2 or served.config.router != "probe":
+        if len(sides) < 2 or served.config.router not in ("probe", "auto"):
             return None
         route = self.foretell.open_weak_side(name, *sides, now=now)
         control = GoalControl(served.config, route, purse=served.purse, rng=np.random.default_rng())

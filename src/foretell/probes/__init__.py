@@ -4,6 +4,7 @@ A fitted probe predicts with NumPy alone; only fitting imports scikit-learn, or 
 """
 
 from foretell.probes._attention import AttentionProbe, FittedAttentionProbe, TokenExplanation
+from foretell.probes._bounded import BoundedWeights, bound_weights
 from foretell.probes._card import (
     DepthLimit,
     LabelDefinition,
@@ -43,6 +44,7 @@ __all__ = [
     "DEFAULT_KINDS",
     "KINDS",
     "AttentionProbe",
+    "BoundedWeights",
     "DepthLimit",
     "FittedAttentionProbe",
     "FittedFusionProbe",
@@ -76,6 +78,7 @@ __all__ = [
     "TokenExplanation",
     "TokensHead",
     "TokensHeadSettings",
+    "bound_weights",
     "describe",
     "fit_gate",
     "fit_heads",

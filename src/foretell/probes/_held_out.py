@@ -40,6 +40,8 @@ class HeldOut:
     ``prompt_tokens`` and ``weak_tokens`` that the weak model read and wrote,
     ``strong_prompt_tokens`` and ``strong_tokens`` the strong one. ``weights`` count as repetitions
     of a row. Rows of equal ``groups`` (numbers that stand for names) are not independent.
+    ``weak_chance`` is how likely each row was to be seen, and ``pair_chance`` both models' answers,
+    as in ``RoutingData``; empty where all were certain to be.
 
     ``p_pool`` and ``pool`` are, by name, the chance and the success of each other model that has a
     head, as ``p_strong`` and ``strong`` are of the strong one.
@@ -56,6 +58,8 @@ class HeldOut:
     strong_tokens: Floats = field(default_factory=_nothing)
     weights: Floats = field(default_factory=_nothing)
     groups: Floats = field(default_factory=_nothing)
+    weak_chance: Floats = field(default_factory=_nothing)
+    pair_chance: Floats = field(default_factory=_nothing)
     p_pool: Mapping[str, Floats] = field(default_factory=dict[str, Floats])
     pool: Mapping[str, Floats] = field(default_factory=dict[str, Floats])
 
@@ -75,6 +79,15 @@ class HeldOut:
                     f"the held-out column {name} has numbers outside 0 to 1; wanted a "
                     "chance or a success in each row"
                 )
+
+    def take(self, rows: NDArray[Any]) -> HeldOut:
+        """The queries at ``rows`` (integer positions or a boolean mask), in that order."""
+        single = {c.name: getattr(self, c.name) for c in fields(self) if c.name not in _POOLED}
+        return HeldOut(
+            **{name: column[rows] if len(column) else column for name, column in single.items()},
+            p_pool={name: chances[rows] for name, chances in self.p_pool.items()},
+            pool={name: outcomes[rows] for name, outcomes in self.pool.items()},
+        )
 
     def _columns(self) -> dict[str, Floats]:
         """All columns by the names that a file gives them."""

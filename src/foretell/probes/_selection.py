@@ -13,6 +13,7 @@ import numpy as np
 
 from foretell.calibration import FittedCalibration, Platt, choose_calibration
 from foretell.errors import TrainingDataError
+from foretell.probes._bounded import bound_weights
 from foretell.probes._folds import Floats, folds_of, held_out_chances, others
 from foretell.probes._honest import Metric, measure
 from foretell.probes._linear_search import Grid, LinearSearch, Sample, SweepRow, search_linear
@@ -81,6 +82,9 @@ def select_probe(
 ) -> Selection:
     """Choose, fit, calibrate and honestly measure a probe of ``data.weak``.
 
+    Where ``data`` has a ``weak_chance`` and weights that undo it, what ranks the queries is fitted
+    and chosen by bounded ones, see ``bound_weights``; calibration and metrics go by the whole.
+
     Folds share no group and balance the outcomes. Of linear settings the best mean AUROC over
     folds wins; of equals, the lower layer (it can stop a prefill sooner), fewer components, less
     shrinkage and more regularisation. A richer kind wins when its held-out log loss is lower than
@@ -125,7 +129,7 @@ def select_probe(
     )
     with spare_one_core():
         found = _search(labelled, plan)
-        calibration, p_success = _calibrate(found, plan)
+        calibration, p_success = _calibrate(found, labelled, plan)
         honest = _nested_chances(labelled, plan) if nested else p_success
         return Selection(
             probe=found.winner.fit().calibrated(calibration),
@@ -224,7 +228,7 @@ class _Found:
 
 def _search(data: RoutingData, plan: _Plan) -> _Found:
     grid = _fitting_grid(plan.grid, len(data))
-    sample = Sample(data=data, held_out=folds_of(data, plan.folds, plan.seed))
+    sample = Sample(data=_bounded(data), held_out=folds_of(data, plan.folds, plan.seed))
     search = search_linear(sample, plan.points, grid, shortlist=plan.shortlist, step=plan.step)
     winner, kinds_tried = choose_kind(
         sample, search, grid, plan.kinds, seed=plan.seed, step=plan.step
@@ -243,9 +247,17 @@ def _fitting_grid(grid: Grid, labels: int) -> Grid:
     return replace(grid, components=fitting)
 
 
-def _calibrate(found: _Found, plan: _Plan) -> tuple[FittedCalibration, Floats]:
-    """A calibration of the winner's held-out scores, and honest chances of the same rows."""
-    data, scores = found.sample.data, found.winner.scores
+def _bounded(data: RoutingData) -> RoutingData:
+    """What is fitted by; without weights, or chances, there is nothing to bound."""
+    if not (len(data.weights) and len(data.weak_chance)):
+        return data
+    chances = np.where(data.weak_chance > 0, data.weak_chance, 1.0)
+    return replace(data, weights=bound_weights(data.weights, chances).weights)
+
+
+def _calibrate(found: _Found, data: RoutingData, plan: _Plan) -> tuple[FittedCalibration, Floats]:
+    """A calibration of the winner's held-out scores of ``data``, and honest chances of it."""
+    scores = found.winner.scores
     if len(set(data.groups)) < 3:  # too few to hold one out while another chooses the kind
         fitted = Platt().fit(scores, data.weak, data.row_weights())
         return fitted, held_out_chances(scores, data, found.sample.held_out)
@@ -274,6 +286,6 @@ def _nested_chances(data: RoutingData, plan: _Plan) -> Floats:
                 f"without one outer fold, {error} (or do without the nested estimate)"
             ) from error
         found = _search(train, plan)
-        calibration, _ = _calibrate(found, plan)
+        calibration, _ = _calibrate(found, train, plan)
         p_success[test] = found.winner.fit().calibrated(calibration).chances(data.take(test))
     return p_success

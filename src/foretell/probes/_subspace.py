@@ -68,7 +68,7 @@ def subspace_of(saved: SavedProbe, early: Sequence[SavedProbe] = ()) -> Subspace
         bases={
             point: _basis(directions, gates.get(point), centres.get(point))
             for point, directions in sorted(read.items())
-        }
+        },
     )
 
 
@@ -112,7 +112,9 @@ def _read_by_heads(saved: SavedProbe) -> list[tuple[ReadPoint, _Doubles]]:
     return read
 
 
-def _basis(directions: Sequence[_Doubles], gate: FittedGate | None, centre: Vectors | None) -> Basis:
+def _basis(
+    directions: Sequence[_Doubles], gate: FittedGate | None, centre: Vectors | None
+) -> Basis:
     """Around a gate in its own standardised space, where the length of what is left counts too."""
     if gate is None:
         width = len(directions[0])
@@ -128,7 +130,9 @@ def _basis(directions: Sequence[_Doubles], gate: FittedGate | None, centre: Vect
     scale = gate.scale.astype(np.float64)
     spread = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)[:, None]
     axes = _orthonormal(
-        np.concatenate([gate.axes, *(column * spread for column in directions)], axis=1)
+        np.concatenate(
+            [gate.axes.astype(np.float64), *(column * spread for column in directions)], axis=1
+        )
     )
     return Basis(
         centre=gate.mean,

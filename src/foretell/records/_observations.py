@@ -13,7 +13,6 @@ from foretell.records._models import ModelIdentity, Role
 from foretell.records._queries import Answer, FirstToken, Query
 from foretell.records._read_points import ReadPoint
 
-
 Origin = Literal["collected", "imported", "traffic"]
 """How a query came to be stored; what came by traffic is subject to retention."""
 

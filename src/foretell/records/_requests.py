@@ -40,7 +40,8 @@ class RequestRecord:
     ``weak_model`` is the store's key of the weak model that was foretold. ``weak_chance`` is how
     likely it was that its answer to this query would be known: that it served, or was asked
     afterwards in a shadow run; ``None`` where a caller or a conversation chose, so that the query
-    says nothing about the rule. ``shadow_p_success`` is what ``shadow_probe``, which is on trial,
+    says nothing about the rule; ``pair_chance`` the same of both models' answers, since one of them
+    was asked in a shadow run. ``shadow_p_success`` is what ``shadow_probe``, which is on trial,
     foretold.
     """
 
@@ -74,6 +75,7 @@ class RequestRecord:
     finish_reason: str | None = None
     weak_model: str | None = None
     weak_chance: float | None = None
+    pair_chance: float | None = None
     shadow_probe: str | None = None
     shadow_p_success: float | None = None
 

@@ -76,6 +76,7 @@ OPTIONAL_COLUMNS: Final = (
     "strong",
     "weights",
     "weak_chance",
+    "pair_chance",
 )
 """Columns of numbers that may be left empty."""
 
@@ -96,7 +97,7 @@ class RoutingData:
     success in [0, 1]; a router trains on ``weak`` and may look at ``strong``; when predicting
     both are ignored. ``weights`` count as repetitions of a row, 1 where empty. ``weak_chance`` is
     how likely it was that this row would be seen (see ``RequestRecord``): 1 for what was collected,
-    NaN where a caller chose. ``subspace`` is what all of the pooled activations were reduced to and
+    NaN where a caller chose (``pair_chance`` the same of both models' answers). ``subspace`` is what all of the pooled activations were reduced to and
     restored from, ``None`` where they are whole: a probe that is fitted on them reads others
     through it.
     """
@@ -124,6 +125,7 @@ class RoutingData:
     strong: NDArray[np.float64] = field(default_factory=_nothing)
     weights: NDArray[np.float64] = field(default_factory=_nothing)
     weak_chance: NDArray[np.float64] = field(default_factory=_nothing)
+    pair_chance: NDArray[np.float64] = field(default_factory=_nothing)
     subspace: Subspace | None = None
     model: ModelIdentity | None = None
 

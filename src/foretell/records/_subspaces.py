@@ -71,12 +71,13 @@ class Basis:
         """Coordinates (size,) of one activation (width,), or (n, size) of (n, width)."""
         self._require(activations, self.width)
         standard = (activations - self.centre) * self.scale
-        coordinates = standard @ self.axes
+        coordinates: Vectors = (standard @ self.axes).astype(np.float32, copy=False)
         if not self.rest.size:
             return coordinates
         outside = np.sum(standard**2, axis=-1) - np.sum(coordinates**2, axis=-1)
         length = np.sqrt(np.maximum(outside, 0))
-        return np.concatenate([coordinates, length[..., None]], axis=-1)
+        both = np.concatenate([coordinates, length[..., None]], axis=-1)
+        return both.astype(np.float32, copy=False)
 
     def restore(self, coordinates: Vectors) -> Vectors:
         """Activation (width,) of one reduced (size,), or (n, width) of (n, size)."""
@@ -86,7 +87,7 @@ class Basis:
         if self.rest.size:
             standard = standard + coordinates[..., k:] * self.rest
         spread = np.divide(1, self.scale, out=np.zeros_like(self.scale), where=self.scale > 0)
-        return standard * spread + self.centre
+        return (standard * spread + self.centre).astype(np.float32, copy=False)
 
     def project(self, activations: Vectors) -> Vectors:
         """Reduced and restored: doing so twice changes nothing more."""

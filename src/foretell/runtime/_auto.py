@@ -145,9 +145,15 @@ def fit_step(
     fitted = make_router(step).fit(train, np.random.default_rng(0))
     test = unselected(rows("test", strong_model), goal, np.random.default_rng(0))
     if not len(test):
+        both = isinstance(goal, QualityGoal | RiskGoal)
         raise TrainingDataError(
-            f"domain {domain!r} has no test query to choose the bar of {step!r} on; label more "
-            "queries"
+            f"domain {domain!r} has no test query to choose the bar of {step!r} on, "
+            + (
+                "labelled for both models as this goal needs it; set shadow_runs, or collect "
+                "--with-strong, and label"
+                if both
+                else "labelled for the weak model; label more queries"
+            )
         )
     _, groups = np.unique(np.asarray(test.groups), return_inverse=True)
     held_out = HeldOut(

@@ -178,9 +178,7 @@ class ProbeEstimator:
         if head is None or head.read_point not in vectors:
             return None
         point = head.read_point
-        return float(
-            head.expected_tokens(_within(self.subspace, {point: vectors[point]})[point])
-        )
+        return float(head.expected_tokens(_within(self.subspace, {point: vectors[point]})[point]))
 
     def _foretold(
         self, vectors: Vectors, own_tokens: int, first_token: FirstToken | None

@@ -21,6 +21,7 @@ from foretell.config import QualityGoal, RiskGoal, StrongShareGoal, ThresholdGoa
 from foretell.errors import ConfigError
 from foretell.probes import FittedLinearProbe, HeldOut, SavedProbe
 from foretell.runtime._estimators import EarlyLook
+from foretell.runtime._ladder_rows import unselected
 
 _EARLY_LOSS: Final = 0.04
 _FEWEST_TO_COMPARE: Final = 50
@@ -59,14 +60,19 @@ class Bar:
 def bar_for(goal: Goal, held_out: HeldOut) -> Bar:
     """The threshold that a goal asks for.
 
-    ``held_out`` is the router's on queries it has not seen. Where it foretells the strong model,
-    too, the bar may be on the gain of a strong call instead of on ``p_success``: for a quality it
-    is whichever escalates less, each tested at half of the error that the confidence leaves; for a
-    share, gain when that ranks clearly better. A goal of a risk, or of a bare threshold, is about
-    ``p_success``. Raises ``ConfigError`` when the goal needs evidence that is not there.
+    ``held_out`` is the router's on queries it has not seen; of those that traffic brought, a part
+    counts that is as if no rule had chosen whose answers are seen (``unselected``). Where it
+    foretells the strong model, too, the bar may be on the gain of a strong call instead of on
+    ``p_success``: for a quality it is whichever escalates less, each tested at half of the error
+    that the confidence leaves; for a share, gain when that ranks clearly better. A goal of a risk,
+    or of a bare threshold, is about ``p_success``. Raises ``ConfigError`` when the goal needs
+    evidence that is not there.
     """
     if isinstance(goal, ThresholdGoal):
         return Bar(keep_at=goal.threshold, reason="the configured threshold")
+    if len(held_out.weak_chance) or len(held_out.pair_chance):
+        # The same part each time, so that a route opened twice has one bar.
+        held_out = unselected(held_out, goal, np.random.default_rng(0))
     if isinstance(goal, StrongShareGoal):
         return _bar_for_share(goal.strong_share, held_out)
     known = np.isfinite(held_out.strong)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foretell.config import Goal, QualityGoal, RiskGoal
+from foretell.probes import HeldOut
 from foretell.records import ReadPoint, RoutingData, Split
 from foretell.store import Store
 
@@ -62,7 +63,10 @@ def undo_selection(data: RoutingData) -> RoutingData:
     return replace(data, weights=weights)
 
 
-def unselected(data: RoutingData, goal: Goal, rng: np.random.Generator) -> RoutingData:
+Rows = TypeVar("Rows", RoutingData, HeldOut)
+
+
+def unselected(data: Rows, goal: Goal, rng: np.random.Generator) -> Rows:
     """A part of the rows that is as if no rule had chosen which queries are seen.
 
     What tests a bar takes rows that all count the same. So a row stays with the chance that undoes
@@ -70,22 +74,30 @@ def unselected(data: RoutingData, goal: Goal, rng: np.random.Generator) -> Routi
     that were certain to be seen all stay.
 
     A goal that compares with the strong model takes rows of which both answers are known. Traffic
-    has them where the weak model was asked afterwards, in a shadow run, which befalls a constant
-    share of what it did not serve: then ``1 - weak_chance`` is proportional to the chance of that.
+    has them where one of the two was asked afterwards, in a shadow run; ``pair_chance`` is how
+    likely that was.
     """
     compares = isinstance(goal, QualityGoal | RiskGoal)
-    chances = _chances(data)
-    stays = np.ones(len(data))
+    chances = _pair_chances(data) if compares else _chances(data)
+    stays = (chances > 0).astype(np.float64)
     if compares:
         stays[np.isnan(data.strong) if data.strong.size else slice(None)] = 0.0
     by_chance = (chances < 1) & (stays > 0)
     if by_chance.any():
-        seen = (1 - chances if compares else chances)[by_chance]
-        seen = np.maximum(seen, _LEAST_CHANCE)
+        seen = np.maximum(chances[by_chance], _LEAST_CHANCE)
         stays[by_chance] = seen.min() / seen
-    return data.take(rng.random(len(data)) < stays)
+    return data.take(rng.random(len(chances)) < stays)
 
 
-def _chances(data: RoutingData) -> Floats:
+def _pair_chances(data: RoutingData | HeldOut) -> Floats:
+    """Chance that both answers to each row would be seen, 0 where a caller chose."""
+    if len(data.pair_chance):
+        return np.nan_to_num(data.pair_chance)
+    return np.ones(len(data.weak) if isinstance(data, HeldOut) else len(data))
+
+
+def _chances(data: RoutingData | HeldOut) -> Floats:
     """Chance that each row would be seen, 0 where a caller chose."""
-    return np.nan_to_num(data.weak_chance) if len(data.weak_chance) else np.ones(len(data))
+    if len(data.weak_chance):
+        return np.nan_to_num(data.weak_chance)
+    return np.ones(len(data.weak) if isinstance(data, HeldOut) else len(data))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from foretell.errors import RoutingError, TrainingDataError
 from foretell.probes import ProbeCard, SavedProbe
-from foretell.records import ReadPoint, RoutingData
+from foretell.records import ReadPoint, RoutingData, Subspace
 from foretell.store import Store, model_key
 
 Vector = NDArray[np.float32]
@@ -52,6 +52,7 @@ class _Loaded:
     texts: tuple[str, ...]
     weak: Sequence[float | None]
     strong: Sequence[float | None]
+    subspace: Subspace | None
 
     @classmethod
     def of(cls, data: RoutingData, point: ReadPoint) -> _Loaded:
@@ -66,6 +67,7 @@ class _Loaded:
             texts=tuple(text[:_MOST_TEXT] for text in data.texts),
             weak=_known(data.weak, len(data)),
             strong=_known(data.strong, len(data)),
+            subspace=data.subspace,
         )
 
 
@@ -120,6 +122,8 @@ class Neighbours:
                 f"the stored activations are {loaded.mean.shape[0]} wide and the query's "
                 f"{vector.shape}: they are of another model"
             )
+        if loaded.subspace is not None:  # of the stored ones, too, nothing else is left
+            vector = loaded.subspace.project({self.read_point: vector})[self.read_point]
         direction = _directions(vector[None], loaded.mean, loaded.scale)[0]
         similarities = loaded.directions @ direction
         return tuple(

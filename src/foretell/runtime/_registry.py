@@ -163,9 +163,9 @@ def roll_back(folder: Path, domain: str) -> int:
         before = load_pointers(folder, domain)
         if not before.previous:
             raise InputError(
-                f"nothing served domain {domain!r} before "
-                + ("" if before.serving is None else f"{domain}@{before.serving}, ")
-                + f"so there is nothing to go back to; see foretell probes ls, and name one: "
+                f"nothing served domain {domain!r} before"
+                + ("" if before.serving is None else f" {domain}@{before.serving}")
+                + ", so there is nothing to go back to; see foretell probes ls, and name one: "
                 f"foretell probes promote {domain}@1"
             )
         *earlier, last = before.previous

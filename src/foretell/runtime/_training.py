@@ -502,6 +502,8 @@ def held_out_of(
         strong_tokens=column(data.strong_tokens),
         weights=selection.weights,
         groups=groups.astype(np.float64),
+        weak_chance=column(data.weak_chance) if (data.weak_chance < 1).any() else np.empty(0),
+        pair_chance=column(data.pair_chance) if (data.pair_chance < 1).any() else np.empty(0),
         p_pool=p_pool,
         pool={name: (pool or {})[name][rows] for name in p_pool},
     )

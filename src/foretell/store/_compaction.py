@@ -92,7 +92,7 @@ def _merge(database: Database, shards: Shards, names: Sequence[str]) -> bool:
     return True
 
 
-def _starts(tables: Sequence[pa.Table]) -> list[int]:
+def _starts(tables: Sequence[Any]) -> list[int]:
     starts = [0]
     for table in tables:
         starts.append(starts[-1] + len(table))

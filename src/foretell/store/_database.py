@@ -61,6 +61,9 @@ class Database:
         if cipher is not None:
             encrypt_columns(self._engine.dialect, cipher)
         if self.is_sqlite:
+            # Many rows in one statement. Each statement lets another thread have the interpreter,
+            # and beside a busy one it may take milliseconds to get it back.
+            self._engine.dialect.use_insertmanyvalues_wo_returning = True
             _configure_sqlite(self._engine)
         try:
             with self.transaction(write=True) as connection:

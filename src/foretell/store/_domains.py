@@ -1,11 +1,11 @@
-"""How much is stored of each domain."""
+"""How much is stored, and of whom."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from foretell.store import _tables
 from foretell.store._database import Database
@@ -20,6 +20,15 @@ class DomainCounts:
     weak: int
     strong: int
     outcomes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantCounts:
+    """How much is stored of whom: the id of an API key, or ``""`` for who needed none."""
+
+    tenant: str
+    queries: int
+    requests: int
 
 
 def counts(database: Database) -> list[DomainCounts]:
@@ -40,6 +49,24 @@ def counts(database: Database) -> list[DomainCounts]:
     ]
 
 
-def _count(connection: Connection, *columns: Any) -> dict[tuple[str, ...], int]:
+def tenants(database: Database) -> list[TenantCounts]:
+    """What came with each key, and was imported for it, in the order of their ids."""
+    mine = (_tables.queries.c.tenant != "") | (_tables.queries.c.origin == "traffic")
+    with database.transaction() as connection:
+        queries = _count(connection, _tables.queries.c.tenant, where=mine)
+        requests = _count(connection, _tables.requests.c.key_id)
+    return [
+        TenantCounts(
+            tenant=tenant, queries=queries.get((tenant,), 0), requests=requests.get((tenant,), 0)
+        )
+        for (tenant,) in sorted(queries.keys() | requests.keys())
+    ]
+
+
+def _count(
+    connection: Connection, *columns: Any, where: ColumnElement[bool] | None = None
+) -> dict[tuple[str, ...], int]:
     statement = select(*columns, func.count()).group_by(*columns)
+    if where is not None:
+        statement = statement.where(where)
     return {tuple(row[:-1]): row[-1] for row in connection.execute(statement)}

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, false, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    false,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from foretell.errors import InputError
 from foretell.store._database import Database
@@ -85,9 +96,7 @@ def erase_where(
         database.wait_for_other_rewriters(connection)
         doomed = select(observations.c.id, observations.c.vector_shard).join(queries)
         # Locked, so that vectors which are just being added are known before the row is deleted.
-        rows = connection.execute(
-            doomed.where(of_queries).with_for_update(of=observations)
-        ).all()
+        rows = connection.execute(doomed.where(of_queries).with_for_update(of=observations)).all()
         touched = {row.vector_shard for row in rows if row.vector_shard is not None}
         n_outcomes = connection.scalar(
             select(func.count()).select_from(outcomes.join(queries)).where(of_queries)
@@ -142,7 +151,7 @@ def rows_of(connection: Connection, names: Iterable[str]) -> dict[str, list[tupl
 
 
 def move(connection: Connection, places: Sequence[dict[str, Any]]) -> None:
-    """Name new shards: each place is an ``observation``, and its ``shard`` and ``row`` from now on."""
+    """Name new shards: a place is an ``observation`` and its ``shard`` and ``row`` from now on."""
     table = observations
     statement = (
         update(table)

@@ -30,7 +30,7 @@ def load_queries(path: str | Path) -> list[Query]:
     first_lines: dict[str, int] = {}
     for number, entry in _lines(path):
         try:
-            query = _query(entry)
+            query = parse_query(entry)
             if query.id in first_lines:
                 raise InputError(
                     f"id {query.id!r} was already used on line {first_lines[query.id]}"
@@ -84,7 +84,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        entry: Any = json.loads(line, parse_constant=_refuse_constant)
+        entry: Any = json.loads(line, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}, line {number}: not valid JSON: {error}") from None
     if not isinstance(entry, dict):
@@ -92,11 +92,13 @@ def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     return entry
 
 
-def _refuse_constant(name: str) -> None:
+def refuse_constant(name: str) -> None:
+    """For ``json.loads``: NaN and infinities are not JSON, though Python would read them."""
     raise ValueError(f"{name} is not a JSON number; write null for an unknown value")
 
 
-def _query(entry: Mapping[str, Any]) -> Query:
+def parse_query(entry: Mapping[str, Any]) -> Query:
+    """A query of one line of ``queries.jsonl``; raises ``InputError`` for anything else."""
     _refuse_unknown(entry, _QUERY_KEYS)
     split = entry.get("split")
     if split not in (None, "train", "test"):
@@ -105,20 +107,21 @@ def _query(entry: Mapping[str, Any]) -> Query:
     if not isinstance(attributes, dict | None):
         raise InputError(f"attributes is {attributes!r}; wanted an object")
     return Query(
-        id=_text(entry, "id"),
-        messages=_messages(entry),
+        id=parse_text(entry, "id"),
+        messages=parse_messages(entry),
         reference=entry.get("reference"),
-        group=_text(entry, "group") if entry.get("group") is not None else None,
+        group=parse_text(entry, "group") if entry.get("group") is not None else None,
         split=split,
         attributes=attributes or {},
     )
 
 
-def _messages(entry: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+def parse_messages(entry: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Its ``messages``, or those that ``prompt`` stands for; raises ``InputError``."""
     if ("messages" in entry) == ("prompt" in entry):
         raise InputError("wanted either 'messages' or 'prompt', one of the two")
     if "prompt" in entry:
-        return ({"role": "user", "content": _text(entry, "prompt")},)
+        return ({"role": "user", "content": parse_text(entry, "prompt")},)
     messages = entry["messages"]
     if not isinstance(messages, list) or not messages:
         raise InputError("messages must be a list of at least one message")
@@ -146,13 +149,13 @@ def _outcome(entry: Mapping[str, Any], domain: str) -> Outcome:
         raise InputError(f"role is {role!r}; wanted 'weak' or 'strong'")
     return Outcome(
         domain=domain,
-        query_id=_text(entry, "id"),
+        query_id=parse_text(entry, "id"),
         role=role,
-        metric=_text(entry, "metric"),
+        metric=parse_text(entry, "metric"),
         value=None if value is None else float(value),
         source=source,
-        author=_text(entry, "author", default=""),
-        note=_text(entry, "note", default=""),
+        author=parse_text(entry, "author", default=""),
+        note=parse_text(entry, "note", default=""),
     )
 
 
@@ -162,7 +165,8 @@ def _refuse_unknown(entry: Mapping[str, Any], known: tuple[str, ...]) -> None:
         raise InputError(f"unknown key {unknown[0]!r}; wanted only {', '.join(known)}")
 
 
-def _text(entry: Mapping[str, Any], key: str, *, default: str | None = None) -> str:
+def parse_text(entry: Mapping[str, Any], key: str, *, default: str | None = None) -> str:
+    """A text that must be there, and not empty, unless there is a default."""
     value = entry.get(key, default)
     if value is None:
         raise InputError(f"{key!r} is missing")

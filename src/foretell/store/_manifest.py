@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from foretell.store._durable import sync_folder, write_durably
 
@@ -87,11 +87,8 @@ class Manifest:
             if fresh:
                 sync_folder(self._folder)
 
-    @contextmanager
-    def _locked(self) -> Generator[None]:
-        with (self._folder / _LOCK).open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file gives it up
-            yield
+    def _locked(self) -> FileLock:
+        return FileLock(self._folder / _LOCK)
 
 
 def _line(fields: Mapping[str, Any]) -> bytes:
@@ -108,7 +105,7 @@ def _object(line: bytes) -> Mapping[str, Any]:
 
 def _entry(fields: Mapping[str, Any]) -> ShardEntry | None:
     try:
-        points = tuple(fields["read_points"])
-        return ShardEntry(**{**fields, "read_points": points})
+        known: Any = {**fields, "read_points": tuple(fields["read_points"])}
+        return ShardEntry(**known)
     except (KeyError, TypeError):
         return None

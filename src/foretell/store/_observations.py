@@ -158,13 +158,13 @@ def _put_rows(
 def _put_models(
     database: Database, connection: Connection, observations: Iterable[Observation]
 ) -> None:
-    identities = {
-        _rows.key_of(observation): None if observation.model is None else asdict(observation.model)
-        for observation in observations
-    }
+    models = {_rows.key_of(observation): observation.model for observation in observations}
     connection.execute(
         database.insert(_tables.models).on_conflict_do_nothing(),
-        [{"key": key, "identity": identity} for key, identity in identities.items()],
+        [
+            {"key": key, "identity": None if model is None else asdict(model)}
+            for key, model in models.items()
+        ],
     )
 
 

@@ -78,7 +78,7 @@ def read_columns(
 
 
 def shared_subspace(shards: Shards, names: Iterable[str | None]) -> str:
-    """The subspace that the vectors of some rows must be brought to, so that none can be told apart.
+    """The subspace that vectors of some rows must be brought to, so that none can be told apart.
 
     ``names`` are the rows' shards. Whole vectors can be projected on any subspace, but those of one
     not on another. So it is the one of most rows, of equals the last by name; ``""`` where all are

@@ -67,7 +67,6 @@ class Recorder:
         interval_s: How long a row waits for others to be committed with.
         vectors_interval_s: How long vectors wait for others to be written with.
         longest_wait_s: Most seconds between two tries of a store that fails.
-        on_shed: Told how many records were lost, on the thread that lost them; must not raise.
     """
 
     def __init__(
@@ -79,7 +78,6 @@ class Recorder:
         interval_s: float = 0.1,
         vectors_interval_s: float = 5.0,
         longest_wait_s: float = 5.0,
-        on_shed: Callable[[int], None] | None = None,
     ) -> None:
         if limit < 2:
             raise InputError(f"limit is {limit}; wanted at least 2")
@@ -88,7 +86,6 @@ class Recorder:
         self._store = store
         self._limit = limit
         self._limit_bytes = limit_mb * 1e6
-        self._on_shed = on_shed
         # At most half of all that waits is being written, so a full queue has something to shed.
         self._batch = max(1, min(_BATCH, limit // 4))
         self._records: Line[RequestRecord] = Line()
@@ -152,13 +149,11 @@ class Recorder:
         with self._work:
             if self._give_up_at is None:
                 self._put(record, rows)
-                n_lost = self._make_room()
+                self._shed_until(self._is_within_limits)
             else:
+                self._records.shed += record is not None
                 self._rows.shed += len(rows)
                 self._vectors.shed += sum(row.vectors is not None for row in rows)
-                n_lost = 0 if record is None else 1
-                self._records.shed += n_lost
-        self._tell(n_lost)
 
     def flush(self, timeout_s: float = 5.0, *, vectors: bool = True) -> bool:
         """Have all that is queued written now, and wait for that.
@@ -197,14 +192,13 @@ class Recorder:
             # a database that does not even fail has told no error
             why = self._rows_pace.error or self._vectors_pace.error or "the store hangs"
             n_left = [line.waiting for line in (self._records, self._rows, self._vectors)]
-            n_lost = self._shed_down_to(lambda: False)
+            self._shed_until(lambda: False)
         if any(n_left):
             _logger.error(
                 "%d records of requests, %d observations and the vectors of %d were not stored: %s",
                 *n_left,
                 why,
             )
-        self._tell(n_lost)
 
     def __enter__(self) -> Recorder:
         return self
@@ -227,18 +221,12 @@ class Recorder:
         elif self._is_row_batch_full():
             self._work.notify()
 
-    def _make_room(self) -> int:
-        """Shed until the limits are kept; how many records that were."""
+    def _is_within_limits(self) -> bool:
         lines = (self._records, self._rows, self._vectors)
-        return self._shed_down_to(
-            lambda: (
-                sum(map(len, lines)) <= self._limit
-                and sum(line.size for line in lines) <= self._limit_bytes
-            )
-        )
+        things, size = sum(map(len, lines)), sum(line.size for line in lines)
+        return things <= self._limit and size <= self._limit_bytes
 
-    def _shed_down_to(self, is_enough: Callable[[], bool]) -> int:
-        shed = self._records.shed
+    def _shed_until(self, is_enough: Callable[[], bool]) -> None:
         while not is_enough():
             self._done.notify_all()
             if self._vectors.waiting:
@@ -250,8 +238,7 @@ class Recorder:
             elif self._records.waiting:
                 self._records.shed_oldest()
             else:
-                break
-        return self._records.shed - shed
+                break  # all that is left is being written
 
     def _run(self) -> None:
         while (write := self._next_write()) is not None:
@@ -331,7 +318,6 @@ class Recorder:
             _logger.error("the record of request %r is lost: %s", thing.id, error)
             with self._work:
                 self._records.drop(thing)
-            self._tell(1)
             return
         query_id = thing.observation.query.id
         _logger.error("an observation of query %r is lost: %s", query_id, error)
@@ -384,10 +370,6 @@ class Recorder:
                 error,
             )
         self._done.notify_all()
-
-    def _tell(self, n_lost: int) -> None:
-        if n_lost and self._on_shed is not None:
-            self._on_shed(n_lost)
 
 
 def _row(observation: Observation) -> _Row:

@@ -45,6 +45,7 @@ class _Seen:
     shard: str | None
     row: int | None
     chance: float | None
+    pair_chance: float | None
 
     @property
     def place(self) -> Place:
@@ -91,6 +92,7 @@ def load(connection: Connection, shards: Shards, wanted: Wanted) -> RoutingData:
         weak=_column(labels.weak.get(query_id) for query_id in ids),
         strong=_column(labels.strong.get(query_id) for query_id in ids),
         weak_chance=_column(one.chance for one in seen),
+        pair_chance=_column(one.pair_chance for one in seen),
         model=observations[0].model if observations else None,
         subspace=shards.subspaces.load(subspace) if subspace else None,
     )
@@ -108,7 +110,7 @@ def _weak_observations(connection: Connection, wanted: Wanted) -> tuple[str, dic
     table = _tables.observations
     statement = (
         _rows.select_observations()
-        .add_columns(_tables.requests.c.weak_chance)
+        .add_columns(_tables.requests.c.weak_chance, _tables.requests.c.pair_chance)
         .outerjoin(_tables.requests, _tables.requests.c.id == table.c.query_id)
         .where(table.c.domain == wanted.domain, table.c.role == "weak")
         # a descending sort would put NULL first on one database and last on another
@@ -135,6 +137,7 @@ def _weak_observations(connection: Connection, wanted: Wanted) -> tuple[str, dic
             row.vector_shard,
             row.vector_row,
             row.weak_chance if row.origin == "traffic" else 1.0,
+            row.pair_chance if row.origin == "traffic" else 1.0,
         )
         for row in rows
         if row.model_key == key
@@ -219,7 +222,7 @@ def _in_one_subspace(shards: Shards, domain: str, seen: Sequence[_Seen]) -> Sequ
     kept = [one for one in seen if one.shard is None or shards.subspace(one.shard) in fits]
     if len(kept) < len(seen):
         _logger.warning(
-            "%d of %d queries of domain %r are left out: of their vectors another subspace was kept",
+            "%d of %d queries of domain %r are left out: their vectors are of another subspace",
             len(seen) - len(kept),
             len(seen),
             domain,

@@ -36,6 +36,7 @@ from foretell.store import (
     _domains,
     _erasure,
     _events,
+    _export,
     _facts,
     _feedback,
     _jobs,
@@ -52,8 +53,9 @@ from foretell.store._cipher import Cipher
 from foretell.store._compaction import Compacted
 from foretell.store._config_versions import ConfigVersion
 from foretell.store._database import Database
-from foretell.store._domains import DomainCounts
+from foretell.store._domains import DomainCounts, TenantCounts
 from foretell.store._erasure import Erased
+from foretell.store._export import ExportFormat
 from foretell.store._ledger import Spent
 from foretell.store._reading import asks_again
 from foretell.store._traffic import RecentVectors
@@ -160,9 +162,7 @@ class Store:
         """
         _outcomes.put(self._database, outcomes, model_key=model_key, recorded_at=self._clock())
 
-    def delete_outcomes(
-        self, outcomes: Iterable[Outcome], *, model_key: str | None = None
-    ) -> int:
+    def delete_outcomes(self, outcomes: Iterable[Outcome], *, model_key: str | None = None) -> int:
         """Take outcomes back, all or none, and return how many there were.
 
         Each by its domain, query, role, metric, source and author; its value and note do not
@@ -287,6 +287,14 @@ class Store:
         """What is stored, by domain, in the order of their names."""
         return _domains.counts(self._database)
 
+    def tenants(self) -> list[TenantCounts]:
+        """What is stored of each API key's owner, in the order of their ids."""
+        return _domains.tenants(self._database)
+
+    def size(self) -> int:
+        """Bytes of all rows and vectors."""
+        return self._database.size() + self._shards.size()
+
     def delete_domain(self, domain: str) -> int:
         """Erase all of a domain, vectors too, and return how many queries it had."""
         return self.erase(domain=domain).queries
@@ -349,6 +357,33 @@ class Store:
                 only files older than an hour go: others may be about to name them.
         """
         return _check.check(self._database, self._shards, now=self._clock(), repair=repair)
+
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        domain: str | None = None,
+        format: ExportFormat = "parquet",  # noqa: A002
+    ) -> list[Path]:
+        """Write what is stored to files in ``folder``, decrypted, and return their paths.
+
+        One for each of ``queries``, ``observations``, ``outcomes``, ``requests`` and ``feedback``.
+        With ``parquet``, what is JSON is a column of text, and the folder ``activations`` holds the
+        vectors in files that join ``observations`` on ``domain``, ``query_id``, ``role``,
+        ``model_key`` and ``rollout``. Where their ``subspace`` is not empty they are coordinates in
+        the one of that name, a file in the folder ``subspaces``.
+
+        Args:
+            folder: Where to: it is made, or empty.
+            domain: Only this one.
+            format: ``parquet``, or ``jsonl`` for one object a line, without vectors.
+
+        Raises:
+            InputError: The folder is not empty.
+        """
+        return _export.export(
+            self._database, self._shards, Path(folder), domain=domain, kind=format
+        )
 
     def append_requests(self, records: Sequence[RequestRecord]) -> None:
         """Store what was served, all or none; one whose id is stored already stays as it was.

@@ -33,7 +33,7 @@ class Subspaces:
                 "of letters and digits, and at least one basis"
             )
         subspace = Subspace(id=subspace_id, bases=dict(bases))
-        path = self._path(subspace_id)
+        path = self.path(subspace_id)
         if not path.exists():
             arrays: Any = subspace.tensors()
             try:
@@ -49,7 +49,7 @@ class Subspaces:
 
         with self._lock:
             if subspace_id not in self._known:
-                path = self._path(subspace_id)
+                path = self.path(subspace_id)
                 try:
                     arrays: Any = load(path.read_bytes())
                     self._known[subspace_id] = Subspace.from_tensors(subspace_id, arrays)
@@ -60,5 +60,6 @@ class Subspaces:
                     ) from error
             return self._known[subspace_id]
 
-    def _path(self, subspace_id: str) -> Path:
+    def path(self, subspace_id: str) -> Path:
+        """The file of one."""
         return self._folder / f"{subspace_id}.safetensors"

@@ -140,6 +140,7 @@ requests = Table(
     Column("finish_reason", String),
     Column("weak_model", String),
     Column("weak_chance", Double),
+    Column("pair_chance", Double),
     Column("shadow_probe", String),
     Column("shadow_p_success", Double),
     Index("requests_at", "at"),

@@ -20,6 +20,7 @@ def upgrade() -> None:
     op.create_index("observations_vector_shard", "observations", ["vector_shard"])
     op.add_column("requests", sa.Column("weak_model", sa.String))
     op.add_column("requests", sa.Column("weak_chance", sa.Double))
+    op.add_column("requests", sa.Column("pair_chance", sa.Double))
     op.add_column("requests", sa.Column("shadow_probe", sa.String))
     op.add_column("requests", sa.Column("shadow_p_success", sa.Double))
     op.create_index("requests_domain_at", "requests", ["domain", "at"])

@@ -1,0 +1,1 @@
+"""A day of simulated traffic over real recorded queries and real models' answers."""
