@@ -2,10 +2,10 @@
 
     python benchmarks/drift.py --collections .cache/quality --draws 20 --null-draws 50
 
-Each draw splits a domain's collected queries into training queries and traffic, trains a probe, and
-lets traffic run by: first of the same domain, then with a share of another one mixed in, or with
-all of it read by the same model under another quantisation. Vectors are kept as a gateway keeps
-them by default, reduced to the probe's subspace. The rule escalates about 40 % and explores 2 %,
+Each draw splits a domain's collected queries into a training and a test side and traffic, trains a
+probe, and lets traffic run by: first of the same domain, then with a share of another one mixed in,
+or with all of it read by the same model under another quantisation. Vectors are kept as a gateway
+keeps them by default, reduced to the probe's subspace. The rule escalates 40 % and explores 2 %,
 and each answer of the weak model is labelled at once. Nothing is asked of any model here.
 """
 
@@ -26,13 +26,19 @@ from numpy.typing import NDArray
 
 from foretell.calibration import clopper_pearson
 from foretell.config import DriftConfig
-from foretell.flywheel import ComparedVectors, DriftReport, WatchedTraffic, watch
+from foretell.flywheel import (
+    ComparedVectors,
+    DriftReport,
+    ReferenceScores,
+    WatchedTraffic,
+    watch,
+)
 from foretell.probes import SavedProbe, select_probe, subspace_of
 from foretell.records import ReadPoint, RoutingData, TrafficLog
 from foretell.runtime import save_selection, serving_probe
 from foretell.store import Store
 
-TRAINED = 1_300
+TRAINED, TESTED = 0.5, 0.2
 STRONG_SHARE, EXPLORED = 0.4, 0.02
 STEP, PATIENCE = 100, 20
 ALARMS = ("vectors", "calibration", "scores", "escalation")
@@ -49,7 +55,7 @@ class Detected:
     """One kind of drift over all draws.
 
     ``requests`` maps an alarm's name (``any``: the first of all) to how many requests after the
-    drift began each draw raised it, ``None`` for draws that never did within 20 looks.
+    drift began each draw raised it, ``None`` for draws that never did.
     """
 
     weak: str
@@ -95,12 +101,21 @@ class Collections:
         return f"sqlite:///{target}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sides:
+    """Queries of one domain, apart by group."""
+
+    trained: RoutingData
+    tested: RoutingData
+    traffic: RoutingData
+
+
 class Watcher:
     """A probe that serves, and what a watch sees of the queries that it foretells."""
 
-    def __init__(self, trained: RoutingData, point: ReadPoint, scratch: Path, seed: int) -> None:
-        self.saved = _train(trained, point, scratch, seed)
-        self._point, self._trained = point, trained
+    def __init__(self, sides: Sides, point: ReadPoint, scratch: Path, seed: int) -> None:
+        self.saved = _train(sides.trained, point, scratch, seed)
+        self._point, self._tested = point, sides.tested
         self._basis = subspace_of(self.saved).bases[point]
         self._bar = float(np.quantile(self.saved.held_out.p_success, STRONG_SHARE))
 
@@ -108,8 +123,7 @@ class Watcher:
         self, served: RoutingData, rng: np.random.Generator, config: DriftConfig
     ) -> DriftReport:
         """At these requests, oldest first; the last window of them counts."""
-        probe = self.saved.probe
-        p_success = probe.calibration.p(probe.scores(served))
+        p_success = self._chances(served)
         by_rule = p_success >= self._bar
         chance = np.where(by_rule, 1 - EXPLORED, EXPLORED)
         seen = rng.random(len(served)) < chance
@@ -120,14 +134,23 @@ class Watcher:
             config=config,
             held_out=self.saved.held_out,
             vectors=ComparedVectors(
-                reference=self._basis.reduce(self._trained.activations[self._point]),
+                reference=self._basis.reduce(self._tested.activations[self._point]),
                 recent=self._basis.reduce(newest.activations[self._point]),
-                reference_groups=self._trained.groups,
+                reference_groups=self._tested.groups,
                 recent_groups=newest.groups,
                 ids=newest.ids,
             ),
+            scores=ReferenceScores(
+                p_success=self._chances(self._tested),
+                weights=np.ones(len(self._tested)),
+                groups=self._tested.groups,
+            ),
             rng=rng,
         )
+
+    def _chances(self, queries: RoutingData) -> NDArray[np.float64]:
+        probe = self.saved.probe
+        return probe.calibration.p(probe.scores(queries))
 
 
 def _train(trained: RoutingData, point: ReadPoint, scratch: Path, seed: int) -> SavedProbe:
@@ -166,6 +189,7 @@ def _log(
         p_strong=unknown,
         keep_at=np.full(n, bar),
         weak_chance=chance,
+        pair_chance=unknown,
         shadow_p_success=unknown,
         cost_usd=unknown,
         always_strong_usd=unknown,
@@ -175,14 +199,17 @@ def _log(
     )
 
 
-def split(data: RoutingData, rng: np.random.Generator) -> tuple[RoutingData, RoutingData]:
-    """Training queries and traffic; groups whole."""
-    _, group = np.unique(data.groups, return_inverse=True)
-    place = rng.permutation(int(group.max()) + 1)[group]
-    order = np.argsort(place, kind="stable")
-    trained = order[: min(TRAINED, 2 * len(data) // 3)]
-    apart = ~np.isin(group, group[trained])
-    return data.take(np.sort(trained)), data.take(rng.permutation(np.flatnonzero(apart)))
+def split(data: RoutingData, rng: np.random.Generator) -> Sides:
+    """Half of the queries to train on, a fifth to compare with, the rest as traffic, by group."""
+    names, group = np.unique(data.groups, return_inverse=True)
+    place = (rng.permutation(len(names)) / len(names))[group]
+    trained, tested = place < TRAINED, (place >= TRAINED) & (place < TRAINED + TESTED)
+    served = np.flatnonzero(place >= TRAINED + TESTED)
+    return Sides(
+        trained=data.take(trained),
+        tested=data.take(tested),
+        traffic=data.take(rng.permutation(served)),
+    )
 
 
 def stream(
@@ -202,36 +229,21 @@ def stream(
 
 
 def _joined(first: RoutingData, second: RoutingData) -> RoutingData:
-    return replace(
-        first,
+    """Both, with what is asked of traffic here; groups of the two are no groups of each other."""
+    sides = (first, second)
+    return RoutingData(
         domain=first.domain + second.domain,
         ids=first.ids + second.ids,
         texts=first.texts + second.texts,
-        groups=tuple(
-            f"{d} {g}"
-            for one in (first, second)
-            for d, g in zip(one.domain, one.groups, strict=True)
-        ),
+        groups=tuple(f"{side}: {group}" for side in (0, 1) for group in sides[side].groups),
         attributes=first.attributes + second.attributes,
-        **{
-            name: np.concatenate([getattr(first, name), getattr(second, name)])
-            for name in ("lengths", "weak", "first_entropy", "first_margin")
-        },
+        lengths=np.concatenate([side.lengths for side in sides]),
+        weak=np.concatenate([side.weak for side in sides]),
         activations={
             point: np.concatenate([rows, second.activations[point]])
             for point, rows in first.activations.items()
         },
-        **{
-            name: np.empty(0)
-            for name in (
-                "answer_logprob",
-                "prompt_tokens",
-                "weak_tokens",
-                "strong_prompt_tokens",
-                "weights",
-                "weak_chance",
-            )
-        },
+        model=first.model,
     )
 
 
@@ -260,8 +272,8 @@ def measure_drift(
     for seed in range(draws):
         for weak in (QWEN, SMOL):
             rng = np.random.default_rng([seed, len(weak)])
-            trained, traffic = split(data.load(weak, "geo"), rng)
-            watcher = Watcher(trained, POINTS[weak], scratch, seed)
+            sides = split(data.load(weak, "geo"), rng)
+            traffic, watcher = sides.traffic, Watcher(sides, POINTS[weak], scratch, seed)
             for case in cases:
                 if case[0] != weak:
                     continue
@@ -291,9 +303,9 @@ def measure_false_alarms(
         alarms = dict.fromkeys((*ALARMS, "any"), 0)
         for seed in range(draws):
             rng = np.random.default_rng([1, seed])
-            trained, traffic = split(data.load(weak, domain), rng)
-            watcher = Watcher(trained, POINTS[weak], scratch, seed)
-            report = watcher.look(traffic, rng, config)
+            sides = split(data.load(weak, domain), rng)
+            watcher = Watcher(sides, POINTS[weak], scratch, seed)
+            report = watcher.look(sides.traffic, rng, config)
             for name in report.alarms:
                 alarms[name] += 1
             alarms["any"] += bool(report.alarms)

@@ -104,6 +104,7 @@ def log_of(data: RoutingData, rule: Served, rows: Rows, weak: NDArray[np.bool_])
         p_strong=unknown,
         keep_at=np.full(n, rule.bar),
         weak_chance=rule.weak_chance[rows],
+        pair_chance=unknown,
         shadow_p_success=unknown,
         cost_usd=unknown,
         always_strong_usd=unknown,

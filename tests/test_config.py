@@ -155,7 +155,7 @@ def test_each_engine_has_its_settings(change, model):
         ("routes.auto.strong", ["small"], "routes.auto.strong.0: 'small' is the weak model, too"),
         ("routes.auto.strong", ["large"] * 2, "routes.auto.strong.1: 'large' is in the list alr"),
         ("routes.small", {"weak": "small", "strong": ["large"]}, "routes.small: a model has this"),
-        ("routes.auto.router", "magic", "routes.auto.router: input should be 'probe', 'embed"),
+        ("routes.auto.router", "magic", "routes.auto.router: input should be 'auto', 'probe', "),
         ("routes.auto.goal", {}, "routes.auto.goal must have exactly one of quality, strong_sh"),
         ("routes.auto.goal", 0.9, "routes.auto.goal must have exactly one of"),
         ("routes.auto.goal.threshold", 0.5, "routes.auto.goal must have exactly one of"),

@@ -1,24 +1,31 @@
-"""One day: requests at simulated times through the real gateway, the flywheel's worker beside it."""
+"""One day: requests at simulated times through the real gateway, the worker beside it."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
+from unittest import mock
+from uuid import UUID
 
 import httpx2
 import numpy as np
+from benchmarks.flywheel._world import Asked, Weak, World
+from numpy.typing import NDArray
 
-from benchmarks.flywheel._world import Asked, World
 from foretell.config import Config, parse_config
 from foretell.flywheel import EventWatch, Worker
 from foretell.flywheel._duties import work_on
 from foretell.gateway import Gateway, make_app
 from foretell.records import Outcome
+from foretell.runtime import serving_version, train_probe
 from foretell.store import Store, model_key
 
 ROUTE: Final = "auto"
@@ -32,6 +39,15 @@ MIXED_IN: Final = 0.3
 MOST_REPEATS: Final = 4
 TICK_S: Final = 900.0
 LABEL_DELAY_S: Final = 600.0
+QUALITY: Final = 0.95
+CONFIDENCE: Final = 0.9
+PRICES: Final = {
+    "weak": {"input": 0.02, "output": 0.08},
+    "strong": {"input": 2.5, "output": 10.0},
+}
+"""USD for a million tokens."""
+
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,19 +58,48 @@ class Arrival:
     asked: Asked
     first: bool
 
+    @property
+    def hour(self) -> float:
+        """Of the day, 0 to 24."""
+        return (self.at - MIDNIGHT) / HOUR
+
 
 @dataclass(slots=True, kw_only=True)
 class Served:
-    """What became of it."""
+    """What became of it; ``weak`` is the weak model of the moment, ``step`` what decided.
+
+    ``cost_usd`` is the request's own, ``shadow_usd`` what asking the other model afterwards cost.
+    """
 
     arrival: Arrival
-    weak: str
+    weak: Weak
     request_id: str
     decision: str
     cause: str | None
     by_weak: bool
-    p_success: float | None
     step: str
+    cost_usd: float = 0.0
+    shadow_usd: float = 0.0
+
+    @property
+    def right(self) -> float:
+        """Whether the answer that was served was right."""
+        return self.arrival.asked.right[self.weak if self.by_weak else "strong"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Day:
+    """All that happened: each request, and each event of the flywheel.
+
+    ``frozen`` is where the probe of noon lies, ``None`` where the day ended before noon;
+    ``frozen_how`` says how it came there.
+    """
+
+    served: list[Served]
+    events: list[Mapping[str, Any]]
+    failures: list[str]
+    frozen: Path | None = None
+    frozen_how: str = ""
 
 
 def arrivals(world: World, requests: int, rng: np.random.Generator) -> list[Arrival]:
@@ -68,14 +113,13 @@ def arrivals(world: World, requests: int, rng: np.random.Generator) -> list[Arri
     found: list[Arrival] = []
     for hour in hours:
         other = hour >= NOON_H and rng.random() < MIXED_IN
-        deck = decks["snips_field" if other else "geo"]
-        asked = deck.pop()
+        asked = decks["snips_field" if other else "geo"].pop()
         found.append(Arrival(at=MIDNIGHT + hour * HOUR, asked=asked, first=asked.key not in seen))
         seen.add(asked.key)
     return found
 
 
-def _rhythm(n: int, rng: np.random.Generator):
+def _rhythm(n: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Hours of the day with the density 1 + 0.6 cos(2 pi (h - 15) / 24)."""
     kept = np.empty(0)
     while len(kept) < n:
@@ -86,32 +130,44 @@ def _rhythm(n: int, rng: np.random.Generator):
 
 
 def _deck(queries: Sequence[Asked], rng: np.random.Generator) -> list[Asked]:
-    """Every query four times, each round shuffled; drawn from the end."""
-    rounds = [rng.permutation(len(queries)) for _ in range(MOST_REPEATS)]
-    return [queries[index] for round_ in rounds for index in round_][::-1]
+    """Every query four times, shuffled."""
+    return [queries[index] for index in rng.permutation(len(queries) * MOST_REPEATS) % len(queries)]
 
 
-def config_of(world: World, folder: Path, weak: str, *, seed: int) -> Config:
-    """The configuration of the day; the swap changes nothing but the weak model's recording."""
+def config_of(
+    world: World, folder: Path, weak: str, *, seed: int, router: Literal["auto", "probe"] = "auto"
+) -> Config:
+    """The configuration; the swap changes nothing but the weak model's recording.
+
+    A static probe has neither exploration nor shadow runs.
+    """
     small = {"engine": "recorded", "path": str(world.recordings[weak])}
     large = {"engine": "recorded", "path": str(world.recordings["strong"])}
+    learns: dict[str, Any] = {
+        "explore": {"start": 0.05, "floor": 0.02, "half_life": 1000, "aimed": 0.5},
+        "shadow_runs": {
+            "share": 1.0,
+            "tokens_per_day": 50_000_000,
+            "strong_share": 0.3,
+            "usd_per_day": 10.0,
+        },
+    }
     return parse_config(
         {
             "schema_version": 1,
             "models": {
-                "small": {**small, "price": {"input": 0.02, "output": 0.08}},
-                "large": {**large, "price": {"input": 2.5, "output": 10}},
+                "small": {**small, "price": PRICES["weak"]},
+                "large": {**large, "price": PRICES["strong"]},
             },
             "routes": {
                 ROUTE: {
                     "weak": "small",
                     "strong": ["large"],
-                    "router": "auto",
+                    "router": router,
                     "domain": DOMAIN,
-                    "goal": {"quality": 0.95, "confidence": 0.9},
-                    "explore": {"start": 0.3, "floor": 0.02, "half_life": 800, "aimed": 0.5},
-                    "shadow_runs": {"share": 0.1, "tokens_per_day": 50_000_000},
+                    "goal": {"quality": QUALITY, "confidence": CONFIDENCE},
                     "deadline": {"floor_ms": 60_000},
+                    **(learns if router == "auto" else {}),
                 }
             },
             "store": {
@@ -136,28 +192,19 @@ class Verifier:
     It judges what was really answered, by the weak model or by the strong one, and nothing else.
     """
 
-    def __init__(self, world: World, weak: str) -> None:
-        self._weak = weak
-        self._done: set[tuple[str, str]] = set()
-
-    def swap(self, weak: str) -> None:
-        """Another weak model answers from now on."""
-        self._weak = weak
-
-    def label(self, store: Store, asked_by: Mapping[str, Served], until: float) -> int:
+    def label(self, store: Store, asked_by: Mapping[str, Served], until: float) -> None:
         """Judge every answer to requests up to a time that was not judged yet."""
-        new = 0
         for role in ("weak", "strong"):
+            waiting = store.unlabelled(DOMAIN, METRIC, role)
             by_model: dict[str, list[Outcome]] = {}
-            for one in store.observations(DOMAIN, role):
-                served = asked_by.get(one.query.id)
-                if served is None or (one.query.id, role) in self._done:
+            for one in store.observations(DOMAIN, role) if waiting else ():
+                if one.query.id not in waiting:
                     continue
+                served = asked_by[one.query.id]
                 if served.arrival.at > until:
                     continue
                 who = served.weak if role == "weak" else "strong"
-                key = model_key(one.model or one.answer.model)
-                by_model.setdefault(key, []).append(
+                by_model.setdefault(model_key(one.model or one.answer.model), []).append(
                     Outcome(
                         domain=DOMAIN,
                         query_id=one.query.id,
@@ -167,11 +214,8 @@ class Verifier:
                         source="code",
                     )
                 )
-                self._done.add((one.query.id, role))
             for key, outcomes in by_model.items():
                 store.put_outcomes(outcomes, model_key=key)
-                new += len(outcomes)
-        return new
 
 
 @dataclass(slots=True)
@@ -184,73 +228,184 @@ class Clock:
         return self.now
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Day:
-    """All that happened: each request, each event of the flywheel, each change of an alarm."""
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """All that the gateway draws, its ids and the store's salt follow from the seed."""
+    real, spring = np.random.default_rng, np.random.default_rng([seed, 1])
 
-    served: list[Served]
-    events: list[Mapping[str, Any]]
-    refreshed: list[float]
-    failures: list[str]
+    def generator(given: Any = None) -> np.random.Generator:
+        return real(int(spring.integers(2**63)) if given is None else given)
+
+    def unique() -> UUID:
+        return UUID(bytes=spring.bytes(16))
+
+    with (
+        mock.patch.object(np.random, "default_rng", generator),
+        mock.patch("foretell.gateway._gateway.uuid4", unique),
+        mock.patch("foretell.store._facts.secrets.token_hex", lambda n: spring.bytes(n).hex()),
+    ):
+        yield
+
+
+@dataclass(slots=True)
+class _Flywheel:
+    """The worker and those who tell it things, each quarter of an hour."""
+
+    gateway: Gateway
+    clock: Clock
+    by_id: Mapping[str, Served]
+    worker: Worker = field(init=False)
+    watch: EventWatch = field(init=False)
+    failures: list[str] = field(default_factory=list[str])
+
+    def __post_init__(self) -> None:
+        config, store = self.gateway.active.config, self.gateway.store
+        assert store is not None
+        self.watch = EventWatch(store, now=self.clock())
+        self.worker = Worker(
+            config,
+            workplace=_here,
+            clock=self.clock,
+            open_store=lambda: Store.open(config.store.url, config.store.vectors, clock=self.clock),
+        )
+
+    async def tick(self) -> str:
+        """Label what may be known by now, do what is due; returns what was done, in words."""
+        gateway, now = self.gateway, self.clock()
+        assert gateway.store is not None
+        assert gateway.recorder is not None
+        await asyncio.to_thread(gateway.recorder.flush, 60.0)
+        label = Verifier().label
+        await asyncio.to_thread(label, gateway.store, self.by_id, now - LABEL_DELAY_S)
+        jobs = await asyncio.to_thread(self.worker.tick)
+        self.failures += [f"{job.kind}: {job.message}" for job in jobs if job.state == "failed"]
+        if self.watch.news(now):
+            await gateway.refresh(by="flywheel")
+        told = ("ladder", "refit", "promotion")
+        return "; ".join(f"{j.kind}: {j.result.get('words', '')}" for j in jobs if j.kind in told)
 
 
 async def live(
-    world: World, requests: Sequence[Arrival], folder: Path, *, seed: int, tell: Any = print
+    world: World, requests: Sequence[Arrival], folder: Path, *, seed: int, tell: Tell = print
 ) -> Day:
     """Serve a day's requests in order, and turn the flywheel every simulated quarter of an hour."""
     folder.mkdir(parents=True, exist_ok=True)
-    clock, weak = Clock(), "q8"
+    clock, by_id = Clock(), dict[str, Served]()
+    weak: Weak = "q8"
+    frozen: tuple[Path, str] | None = None
     gateway = Gateway(config_of(world, folder, weak, seed=seed), clock=clock)
-    verifier = Verifier(world, weak)
-    by_id: dict[str, Served] = {}
-    served: list[Served] = []
-    refreshed: list[float] = []
-    failures: list[str] = []
     try:
         await gateway.load()
-        store, recorder = gateway.store, gateway.recorder
-        assert store is not None and recorder is not None
-        worker = Worker(gateway.active.config, workplace=_here, clock=clock, open_store=_opens(gateway.active.config, clock))
-        watch = EventWatch(store, now=clock())
-        transport = httpx2.ASGITransport(make_app(gateway))
-        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        assert gateway.store is not None
+        flywheel = _Flywheel(gateway, clock, by_id)
+        async with _client(gateway) as client:
             next_tick = MIDNIGHT + TICK_S
-            for number, arrival in enumerate(requests):
+            for arrival in requests:
                 while arrival.at >= next_tick:
                     clock.now = next_tick
-                    await _quiet(gateway)
-                    await asyncio.to_thread(recorder.flush, 60.0)
-                    await asyncio.to_thread(verifier.label, store, by_id, next_tick - LABEL_DELAY_S)
-                    jobs = await asyncio.to_thread(worker.tick)
-                    failures += [f"{job.kind}: {job.message}" for job in jobs if job.state == "failed"]
-                    if watch.news(clock()):
-                        await gateway.refresh(by="flywheel")
-                        refreshed.append(clock())
-                    tell(_line(clock(), served, jobs))
+                    words = await flywheel.tick()
+                    tell(_line(clock(), list(by_id.values()), words))
                     next_tick += TICK_S
+                if frozen is None and arrival.hour >= NOON_H:
+                    frozen = await asyncio.to_thread(_freeze, gateway.store, folder, clock())
                 clock.now = arrival.at
-                if weak == "q8" and arrival.at >= MIDNIGHT + SWAP_H * HOUR:
+                if weak == "q8" and arrival.hour >= SWAP_H:
                     weak = "q4"
                     changed = config_of(world, folder, weak, seed=seed)
                     await gateway.change(changed, by="operator")
-                    worker.config = changed
-                one = await _ask(client, arrival, weak, gateway)
-                served.append(one)
+                    flywheel.worker.config = changed
+                one = await _ask(client, arrival, weak)
                 by_id[one.request_id] = one
-        await _quiet(gateway)
-        recorder.flush(60.0)
+                await _quiet(gateway)
+        assert gateway.recorder is not None
+        gateway.recorder.flush(60.0)
+        _account(gateway.store, by_id)
         events = [
-            {"kind": e.kind, "subject": e.subject, "at": e.at, "by": e.by, "details": dict(e.details)}
-            for e in reversed(store.events(limit=100_000))
+            {"kind": e.kind, "subject": e.subject, "at": e.at, "details": dict(e.details)}
+            for e in reversed(gateway.store.events(limit=100_000))
         ]
     finally:
         await gateway.close()
-    return Day(served=served, events=events, refreshed=refreshed, failures=failures)
+    where, how = frozen or (None, "")
+    return Day(
+        served=list(by_id.values()),
+        events=events,
+        failures=flywheel.failures,
+        frozen=where,
+        frozen_how=how,
+    )
 
 
-def _opens(config: Config, clock: Clock) -> Callable[[], Store]:
-    """The day's store, which tells the day's time."""
-    return lambda: Store.open(config.store.url, config.store.vectors, clock=clock)
+async def static(
+    world: World,
+    requests: Sequence[Arrival],
+    probes: Path,
+    folder: Path,
+    *,
+    seed: int,
+    notices: bool,
+) -> list[Served]:
+    """Serve the requests from noon on with the probe of noon, which nobody looks after.
+
+    With ``notices``, the swapped model comes under its own name, and foretell declines to use a
+    probe that was fitted on another; without, it comes under the name of the one before.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(probes, folder / "probes", dirs_exist_ok=True)
+    clock, by_id = Clock(), dict[str, Served]()
+    weak: Weak = "q8"
+    gateway = Gateway(config_of(world, folder, weak, seed=seed, router="probe"), clock=clock)
+    try:
+        await gateway.load()
+        async with _client(gateway) as client:
+            for arrival in requests:
+                clock.now = arrival.at
+                if arrival.hour < NOON_H:
+                    continue
+                if weak == "q8" and arrival.hour >= SWAP_H:
+                    weak, name = "q4", "q4" if notices else "mute"
+                    changed = config_of(world, folder, name, seed=seed, router="probe")
+                    await gateway.change(changed, by="operator")
+                one = await _ask(client, arrival, weak)
+                by_id[one.request_id] = one
+        assert gateway.recorder is not None
+        assert gateway.store is not None
+        gateway.recorder.flush(60.0)
+        _account(gateway.store, by_id)
+    finally:
+        await gateway.close()
+    return list(by_id.values())
+
+
+def usd(asked: Asked, who: str) -> float:
+    """What a model's answer to a query costs, prompt and all."""
+    price, used = PRICES["strong" if who == "strong" else "weak"], asked.tokens[who]
+    paid = used.prompt_tokens * price["input"] + used.completion_tokens * price["output"]
+    return paid / 1e6
+
+
+def _freeze(store: Store, folder: Path, now: float) -> tuple[Path, str]:
+    """The probe that serves at noon; where none does, one that is trained on the morning."""
+    kept = folder / "noon"
+    serving = serving_version(folder / "probes", DOMAIN)
+    if serving is not None:
+        shutil.copytree(folder / "probes", kept)
+        return kept, f"{DOMAIN}@{serving}, which served at noon"
+    when = datetime.fromtimestamp(now, UTC)
+    train_probe(store, DOMAIN, kept, now=when, metric=METRIC, nested=False, by="benchmark")
+    return kept, "trained on all labels of the morning, since none served"
+
+
+def _account(store: Store, by_id: Mapping[str, Served]) -> None:
+    """What each request cost, and what was asked of the other model afterwards."""
+    for record in store.requests(limit=len(by_id) + 1):
+        by_id[record.id].cost_usd = record.cost_usd or 0.0
+    for role in ("weak", "strong"):
+        for one in store.observations(DOMAIN, role):
+            served = by_id[one.query.id]
+            if served.by_weak != (role == "weak"):
+                who = served.weak if role == "weak" else "strong"
+                served.shadow_usd += usd(served.arrival.asked, who)
 
 
 def _here(job: Any, config: Config, queue: Any, _: threading.Event) -> None:
@@ -258,7 +413,12 @@ def _here(job: Any, config: Config, queue: Any, _: threading.Event) -> None:
     work_on(job, config, queue)
 
 
-async def _ask(client: Any, arrival: Arrival, weak: str, gateway: Gateway) -> Served:
+def _client(gateway: Gateway) -> Any:
+    transport = httpx2.ASGITransport(make_app(gateway))
+    return httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1")
+
+
+async def _ask(client: Any, arrival: Arrival, weak: Weak) -> Served:
     reply = await client.post(
         "/v1/chat/completions",
         json={"model": ROUTE, "messages": list(arrival.asked.messages), "max_tokens": 256},
@@ -272,7 +432,6 @@ async def _ask(client: Any, arrival: Arrival, weak: str, gateway: Gateway) -> Se
         decision=block["decision"],
         cause=block["cause"],
         by_weak=block["model"] == "small",
-        p_success=block["p_success"],
         step=block["router"] or "none",
     )
 
@@ -280,20 +439,17 @@ async def _ask(client: Any, arrival: Arrival, weak: str, gateway: Gateway) -> Se
 async def _quiet(gateway: Gateway) -> None:
     """Wait until the shadow runs are done."""
     while gateway.shadow_runs.waiting or gateway.shadow_runs.running:
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.0005)
 
 
-def _line(now: float, served: Sequence[Served], jobs: Sequence[Any]) -> str:
+def _line(now: float, served: Sequence[Served], words: str) -> str:
     recent = served[-300:]
-    hour = (now - MIDNIGHT) / HOUR
     if not recent:
-        return f"{hour:5.2f} h"
-    quality = [x.arrival.asked.right[x.weak if x.by_weak else "strong"] for x in recent]
-    strong = [x.arrival.asked.right["strong"] for x in recent]
-    share = np.mean([not x.by_weak for x in recent])
-    done = ", ".join(f"{j.kind} {j.state}" for j in jobs if j.kind not in ("label", "drift"))
-    words = next((str(j.result.get("words", ""))[:150] for j in jobs if j.kind in ("ladder", "refit", "promotion")), "")
+        return f"{(now - MIDNIGHT) / HOUR:5.2f} h"
+    quality = np.mean([one.right for one in recent])
+    strong = np.mean([one.arrival.asked.right["strong"] for one in recent])
+    share = np.mean([not one.by_weak for one in recent])
     return (
-        f"{hour:5.2f} h {len(served):5d} {recent[-1].step:12s} strong {share:.2f} "
-        f"quality {np.mean(quality):.3f} / {np.mean(strong):.3f} {done} {words}"
+        f"{(now - MIDNIGHT) / HOUR:5.2f} h {len(served):5d} {recent[-1].step:10s} "
+        f"strong {share:.2f} quality {quality / strong:.3f} {words[:230]}"
     )

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 
-from foretell.config import RecordedModel
 from foretell.prefill.engines.recorded import write_recording
-from foretell.records import Message, Observation, Usage
-from foretell.runtime import open_model
+from foretell.records import Message, Observation, Role, Usage
 from foretell.store import Store
 
-DOMAINS = ("geo", "snips_field")
-WEAK = {"q8": "weak-smollm2-135m", "q4": "weak-smollm2-q4_0"}
-STRONG = "strong-qwen-1.5b"
-STRONG_NAME = "qwen-1.5b"
+Weak = Literal["q8", "q4"]
+
+DOMAINS: Final = ("geo", "snips_field")
+PLACES: Final[Mapping[Weak, str]] = {"q8": "weak-smollm2-135m", "q4": "weak-smollm2-q4_0"}
+STRONG: Final = "strong-qwen-1.5b"
+STRONG_NAME: Final = "qwen-1.5b"
+
+_Key = tuple[str, str]
+_Answers = tuple[dict[_Key, Observation], dict[_Key, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,11 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """The queries by domain, and where the recordings are."""
+    """The queries by domain, and where the recordings are.
+
+    Recordings are ``q8``, ``q4``, ``strong``, and ``mute``: what ``q4`` does under the name of
+    ``q8``, for a deployment that does not notice the swap.
+    """
 
     queries: Mapping[str, tuple[Asked, ...]]
     recordings: Mapping[str, Path]
@@ -49,26 +56,26 @@ def make_world(collections: Path, folder: Path) -> World:
     Only queries that all three models answered, and whose answers could all be judged, are used.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    recordings = {name: folder / f"{name}.jsonl.gz" for name in (*WEAK, "strong")}
-    seen: dict[str, dict[tuple[str, str], Observation]] = {}
-    right: dict[str, dict[tuple[str, str], float]] = {}
-    for name, place in WEAK.items():
-        with Store.open(f"sqlite:///{collections / place / 'store.db'}", collections / place / "vectors") as store:
+    seen: dict[str, dict[_Key, Observation]] = {}
+    right: dict[str, dict[_Key, float]] = {}
+    for name, place in PLACES.items():
+        with _open(collections / place) as store:
             seen[name], right[name] = _weak(store)
             if name == "q8":
-                strong, strong_right = _strong_geo(store)
-    with Store.open(f"sqlite:///{collections / STRONG / 'store.db'}", collections / STRONG / "vectors") as store:
+                # collected beside the weak model's, from the recordings that foretell comes with
+                geo, geo_right = _answers(store, "geo", "strong")
+    with _open(collections / STRONG) as store:
         field, field_right = _answers(store, "snips_field", "strong")
-    seen["strong"] = strong | field
-    right["strong"] = strong_right | field_right
-    names = tuple(recordings)
-    keys = sorted(
-        set.intersection(*(set(seen[name]) & set(right[name]) for name in names)),
-    )
-    for name in names:
-        if not recordings[name].exists():
+    seen["strong"], right["strong"] = geo | field, geo_right | field_right
+    keys = sorted(set.intersection(*(set(seen[name]) & set(right[name]) for name in seen)))
+    seen["mute"] = {
+        key: replace(seen["q4"][key], model=seen["q8"][key].model) for key in keys
+    }  # everything but the name
+    recordings = {name: folder / f"{name}.jsonl.gz" for name in seen}
+    for name, path in recordings.items():
+        if not path.exists():
             write_recording(
-                recordings[name],
+                path,
                 [seen[name][key] for key in keys],
                 model=STRONG_NAME if name == "strong" else None,
                 context_tokens=2048,
@@ -79,8 +86,8 @@ def make_world(collections: Path, folder: Path) -> World:
                 key=f"{domain}/{key[1]}",
                 domain=domain,
                 messages=seen["q8"][key].query.messages,
-                right={name: right[name][key] for name in names},
-                tokens={name: seen[name][key].answer.usage for name in names},
+                right={name: right[name][key] for name in right},
+                tokens={name: seen[name][key].answer.usage for name in right},
             )
             for key in keys
             if key[0] == domain
@@ -90,11 +97,15 @@ def make_world(collections: Path, folder: Path) -> World:
     return World(queries=queries, recordings=recordings)
 
 
-def _weak(store: Store):
-    seen: dict[tuple[str, str], Observation] = {}
-    right: dict[tuple[str, str], float] = {}
+def _open(folder: Path) -> Store:
+    return Store.open(f"sqlite:///{folder / 'store.db'}", folder / "vectors")
+
+
+def _weak(store: Store) -> _Answers:
+    seen: dict[_Key, Observation] = {}
+    right: dict[_Key, float] = {}
     for domain in DOMAINS:
-        data = store.load_routing_data(domain)
+        data = store.load_routing_data(domain, strong_model="")
         row_of = {query_id: row for row, query_id in enumerate(data.ids)}
         for one in store.observations(domain, "weak"):
             row = row_of.get(one.query.id)
@@ -106,15 +117,7 @@ def _weak(store: Store):
     return seen, right
 
 
-def _strong_geo(store: Store):
-    """The strong model's answers to geo come with foretell, and were labelled when collected."""
-    recording = files("foretell.evaluation.domains") / "recordings" / "geo.jsonl.gz"
-    model = open_model("strong", RecordedModel(engine="recorded", path=Path(str(recording))))
-    model.close()
-    return _answers(store, "geo", "strong")
-
-
-def _answers(store: Store, domain: str, role):
+def _answers(store: Store, domain: str, role: Role) -> _Answers:
     seen = {
         (domain, one.query.id): replace(one, model=None, activations={})
         for one in store.observations(domain, role)

@@ -334,7 +334,12 @@ class ExploreConfig(_Section):
     start: _Share = Field(default=0.1, description="share at the first decision")
     floor: _Share = Field(default=0.02, description="share that it falls to")
     half_life: int = Field(default=2000, ge=1, description="decisions until half the way down")
-    aimed: _Share = Field(default=0.0, description="part of the share that is near the bar")
+    aimed: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.9,
+        description="part of the share that is near the bar; the rest must be seen, too",
+    )
 
     @model_validator(mode="after")
     def _falls(self) -> ExploreConfig:
@@ -516,8 +521,8 @@ class FlywheelConfig(_Section):
 
     worker: Literal["in_process", "apart", "off"] = Field(
         default="off",
-        description="who does the work: foretell serve, machines that run 'foretell flywheel work', "
-        "or nobody",
+        description="who does the work: foretell serve, machines that run "
+        "'foretell flywheel work', or nobody",
     )
     every_s: float = Field(default=60.0, gt=0, description="how often the worker looks")
     labellers: dict[str, LabellerConfig] = Field(

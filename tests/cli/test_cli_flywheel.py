@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import yaml
+
+from foretell.config import load_config, parse_config
+from foretell.flywheel._duties import DOMAIN_DUTIES, STORE_DUTIES
 from foretell.store import Store
 from toy_project import CONFIG, changed, foretell, refused, write_config
 
@@ -83,7 +88,7 @@ def test_a_job_may_be_left_to_a_worker_who_does_it_once(project):
 def test_drift_without_traffic_says_that_there_is_too_little(project):
     finished = foretell(project, "flywheel drift --domain toy")
     assert finished.code == 0
-    assert "no vectors of recent requests are kept" in finished.out
+    assert "too few labels to judge the chances by" in finished.out
 
 
 def test_the_ladder_is_climbed_on_demand(project):
@@ -141,8 +146,19 @@ def test_a_worker_ends_when_it_is_told_to(fresh_project):
 
 def test_settings_of_a_job_come_through_json_unchanged(project):
     # A worker hands them to the process that does a job.
-    from foretell.config import load_config, parse_config
-
     config = load_config(project / "foretell.yaml")
     handed_on = json.loads(json.dumps(config.model_dump(mode="json")))
     assert parse_config(handed_on, where="here") == config
+
+
+def test_the_page_on_the_flywheel_shows_a_valid_configuration_and_commands_that_exist(project):
+    page = (Path(__file__).parents[2] / "docs" / "flywheel.md").read_text(encoding="utf-8")
+    (settings,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    assert parse_config(yaml.safe_load(settings), where="the page").flywheel.worker == "in_process"
+    verbs = set(re.findall(r"foretell (flywheel \w+|probes \w+)", page))
+    assert len(verbs) >= 8
+    for verb in verbs:
+        assert foretell(project, f"{verb} --help").code == 0, verb
+    table = page.partition("## What happens")[2].partition("##")[0]
+    jobs = re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)
+    assert sorted(jobs) == sorted(duty.name for duty in (*DOMAIN_DUTIES, *STORE_DUTIES))

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from foretell.config import DriftConfig
 from foretell.errors import ProbeFileError
 from foretell.flywheel import ALARMS, WatchedTraffic, alarm_states, watch_domain
-from foretell.flywheel._reference import _unselected, compared_vectors
+from foretell.flywheel._reference import _unselected, reference_of
 from foretell.probes import subspace_of
 from foretell.records import Answer, Observation, Query, Usage
 from foretell.runtime import early_probes, promote, serving_probe, train_probe
@@ -47,6 +47,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with opened(folder) as store:
         rows = vectors(300, rng)
         put(store, "trained", rows, outcomes(rows, rng))
+        rows = vectors(200, rng)
+        put(store, "tested", rows, outcomes(rows, rng), split="test")
         train_probe(store, DOMAIN, folder / "probes", now=NOW, nested=False, kinds=("linear",))
     return folder
 
@@ -308,11 +310,11 @@ def test_a_probe_trained_on_traffic_is_compared_with_it_as_if_all_of_it_had_been
         train_probe(store, DOMAIN, place / "probes", now=NOW, nested=False, kinds=("linear",))
         serve(store, place, "recent", vectors(110, rng), at=START)
 
-        card = serving_probe(place / "probes", DOMAIN).card
+        saved = serving_probe(place / "probes", DOMAIN)
         log = store.traffic(DOMAIN, since=START, limit=WINDOW)
         window = WatchedTraffic(log=log, groups=log.ids, early=np.zeros(len(log), bool))
-        compared = compared_vectors(store, card, window, np.random.default_rng(0))
-        assert 200 <= len(compared.reference) < len(seen) / 2
+        compared = reference_of(store, saved, window, np.random.default_rng(0)).vectors
+        assert 100 <= len(compared.reference) < len(seen) / 6  # three in ten are of the test side
         # Half of what is asked lies below the bar; of what was seen, one in five does.
         below = [seen[query].p_success < 0.5 for query in compared.reference_groups]
         assert 0.4 < np.mean(below) < 0.6

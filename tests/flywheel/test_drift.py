@@ -7,7 +7,7 @@ import pytest
 from flywheel_log import log_of
 
 from foretell.config import DriftConfig
-from foretell.flywheel import ComparedVectors, WatchedTraffic, watch
+from foretell.flywheel import ComparedVectors, ReferenceScores, WatchedTraffic, watch
 from foretell.probes import HeldOut
 
 WINDOW = 200
@@ -45,12 +45,13 @@ def vectors(rng, shift=0.0, n=WINDOW):
     )
 
 
-def looked(rng, seen, *, compared=None, held_out=None, config=CONFIG):
+def looked(rng, seen, *, compared=None, held_out=None, config=CONFIG, scores=None):
     return watch(
         seen,
         config=config,
         held_out=training(rng) if held_out is None else held_out,
         vectors=vectors(rng) if compared is None else compared,
+        scores=scores,
         rng=rng,
         probe="geo@1",
     )
@@ -144,6 +145,18 @@ def test_what_an_early_look_declined_counts_as_below_the_bar():
     assert not finding(report, "scores").alarm
     assert not finding(report, "escalation").alarm
     assert finding(looked(rng, traffic(rng, p_success=p)), "scores").alarm
+
+
+@pytest.mark.parametrize(("n", "alarm"), [(300, False), (60, True)])
+def test_enough_of_the_probes_own_scores_come_before_those_of_cross_fitting(n, alarm):
+    # A calibration with steps: the probe says 0.2, 0.5 or 0.8, cross-fitting anything between.
+    rng = np.random.default_rng(9)
+    steps = np.array([0.2, 0.5, 0.8])
+    own = ReferenceScores(
+        p_success=rng.choice(steps, n), weights=np.ones(n), groups=tuple(map(str, range(n)))
+    )
+    report = looked(rng, traffic(rng, p_success=rng.choice(steps, WINDOW)), scores=own)
+    assert finding(report, "scores").alarm == alarm
 
 
 @pytest.mark.parametrize("held_out", [False, True])

@@ -83,6 +83,7 @@ def world() -> World:
         p_strong=unknown,
         keep_at=np.full(n, 0.5),
         weak_chance=chance,
+        pair_chance=unknown,
         shadow_p_success=unknown,
         cost_usd=unknown,
         always_strong_usd=unknown,

@@ -53,8 +53,10 @@ def open_store(config: Config) -> Store:
     return Store.open(config.store.url, config.store.vectors)
 
 
-def serve(store: Store, count: int, *, first: int = 0, at: float | None = None) -> None:
-    """Requests of domain toy that the weak model answered, every other one rightly."""
+def serve(
+    store: Store, count: int, *, first: int = 0, at: float | None = None, domain: str = "toy"
+) -> None:
+    """Requests of a domain that the weak model answered, every other one rightly."""
     numbers = range(first, first + count)
     store.append_requests(
         [
@@ -63,7 +65,7 @@ def serve(store: Store, count: int, *, first: int = 0, at: float | None = None) 
                 at=time.time() if at is None else at,
                 key_id="key-1",
                 route="auto",
-                domain="toy",
+                domain=domain,
                 model="small",
                 serve="weak",
                 action="keep",
@@ -79,7 +81,7 @@ def serve(store: Store, count: int, *, first: int = 0, at: float | None = None) 
     store.append(
         [
             Observation(
-                domain="toy",
+                domain=domain,
                 query=Query(
                     id=f"req-{number:03}",
                     messages=({"role": "user", "content": f"question {number}"},),
@@ -224,6 +226,22 @@ def test_one_of_two_workers_does_what_is_due(configure):
         assert asked[0] != []
         assert asked[1] == []
         assert [job.kind for worker in workers for job in worker.tick()] == ["label"]
+
+
+def test_a_domain_whose_probes_are_damaged_is_left_alone_and_the_others_are_not(
+    configure, caplog, tmp_path
+):
+    config = configure(labellers=REGEX)
+    routes = {"other": config.routes["auto"].model_copy(update={"domain": "other"})}
+    config = config.model_copy(update={"routes": {**config.routes, **routes}})
+    (tmp_path / "probes" / "other").mkdir(parents=True)
+    (tmp_path / "probes" / "other" / "serving.json").write_text("{", encoding="utf-8")
+    with open_store(config) as store:
+        serve(store, 2)
+        serve(store, 2, first=2, domain="other")
+        (label,) = Worker(config, workplace=here).tick()
+        assert domain_of(label) == "toy"
+    assert "domain 'other' is left alone" in caplog.text
 
 
 def test_old_traffic_is_erased_and_what_was_collected_stays(configure):

@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from foretell.gateway._metrics import CAUSES, OUTCOMES, REJECTIONS, LiveState, Metrics
+from foretell.gateway._metrics import CAUSES, OUTCOMES, REJECTIONS, LiveState, Metrics, StoreState
 from foretell.records import Action, MeteredUsage, RequestRecord
 
 LIVE = LiveState(
@@ -24,7 +24,11 @@ LIVE = LiveState(
     explore={"auto": 0.05},
     shadow_waiting=2,
     alarms={("geo", "vectors"): True, ("geo", "scores"): False},
-    shed={"records": 0, "observations": 1, "vectors": 7},
+    store=StoreState(
+        error="the disk is full",
+        waiting={"rows": 5, "vectors": 2},
+        shed={"records": 0, "observations": 1, "vectors": 7},
+    ),
 )
 SERVED = RequestRecord(
     id="r1",
@@ -189,6 +193,8 @@ def test_gauges_show_what_is_so_when_they_are_read() -> None:
     assert value(metrics, "foretell_shadow_runs_waiting") == 2
     assert value(metrics, "foretell_alarm", domain="geo", alarm="vectors") == 1
     assert value(metrics, "foretell_alarm", domain="geo", alarm="scores") == 0
+    assert value(metrics, "foretell_store_failing") == 1
+    assert value(metrics, "foretell_store_waiting", kind="rows") == 5
     assert value(metrics, "foretell_records_shed_total") == 0
     assert value(metrics, "foretell_vectors_shed_total") == 7
 

@@ -172,6 +172,20 @@ def test_a_recorder_keeps_what_comes_while_postgresql_is_gone(wire, tmp_path, se
         assert len(store.load_routing_data("geo")) == 50
 
 
+def test_writers_of_the_same_queries_take_turns(empty_postgresql, tmp_path, observe):
+    observations = [observe(str(i)) for i in range(200)]
+
+    def append(number: int) -> int:
+        order = observations if number % 2 else observations[::-1]
+        with Store.open(empty_postgresql, tmp_path / "vectors") as store:
+            return sum(store.append(order[at : at + 50]) for at in range(0, 200, 50))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(append, range(4))) == 200
+    with Store.open(empty_postgresql, tmp_path / "vectors") as store:
+        assert len(store.load_routing_data("geo")) == 200
+
+
 def test_many_open_an_empty_database_at_once(empty_postgresql, tmp_path):
     def open_and_close(number: int) -> bytes:
         with Store.open(empty_postgresql, tmp_path / f"vectors {number}") as store:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Final, Self
 
@@ -17,6 +17,8 @@ _logger = logging.getLogger(__name__)
 
 _EVERY_S: Final = 5.0
 _LOOK_S: Final = 0.1
+_PATIENCE_S: Final = 10.0
+"""How long the end waits for threads that the store may be holding up."""
 
 
 class FlywheelBeside:
@@ -39,8 +41,13 @@ class FlywheelBeside:
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        if self._gateway.store is not None:
+        if self._gateway.store_state() is not None:
             self._watching.start()
+        elif self._gateway.active.config.flywheel.worker == "in_process":
+            _logger.warning(
+                "flywheel.worker is in_process, but nothing works or is heard of here: "
+                "server.record is off, so there is no store; turn it on"
+            )
         return self
 
     def __exit__(
@@ -51,17 +58,19 @@ class FlywheelBeside:
     ) -> None:
         self._stop.set()
         if self._watching.ident is not None:
-            self._watching.join()
+            self._watching.join(_PATIENCE_S + 1)
 
     def _watch(self) -> None:
-        gateway, store = self._gateway, self._gateway.store
-        assert store is not None  # noqa: S101 - or else nobody started this thread
+        gateway = self._gateway
         watch: EventWatch | None = None
-        unheard = False
+        unheard, said = False, ""
         try:
             while not self._stop.is_set():
                 try:
                     self._follow()
+                    if (store := gateway.store) is None:  # it could not be opened yet
+                        self._stop.wait(self._every_s)
+                        continue
                     now = gateway.clock()
                     watch = watch or EventWatch(store, now=now)
                     unheard = bool(watch.news(now)) or unheard
@@ -69,8 +78,11 @@ class FlywheelBeside:
                         self._refresh()
                         unheard = False
                     gateway.alarms = alarms_now(store, gateway.active.config)
+                    said = ""
                 except RoutingError as error:
-                    _logger.error("what was decided elsewhere is not followed: %s", error)
+                    if str(error) != said:  # once, and not every few seconds
+                        _logger.error("what was decided elsewhere is not followed: %s", error)
+                    said = str(error)
                 except Exception:
                     _logger.exception("what was decided elsewhere is not followed")
                 self._stop.wait(self._every_s)
@@ -86,7 +98,9 @@ class FlywheelBeside:
             self._working[2].config = config
         else:
             worker, stop = Worker(config), threading.Event()
-            thread = threading.Thread(target=worker.run, args=(stop,), name="foretell-flywheel")
+            thread = threading.Thread(
+                target=worker.run, args=(stop,), name="foretell-flywheel", daemon=True
+            )
             thread.start()
             self._working = (thread, stop, worker)
 
@@ -94,18 +108,17 @@ class FlywheelBeside:
         if self._working is not None:
             thread, stop, _ = self._working
             stop.set()
-            thread.join()
+            thread.join(_PATIENCE_S)
             self._working = None
 
     def _refresh(self) -> None:
         assert self._loop is not None  # noqa: S101 - set when it was entered
-        done: Future[str] = asyncio.run_coroutine_threadsafe(
+        refreshed: Future[str] = asyncio.run_coroutine_threadsafe(
             self._gateway.refresh(by="flywheel"), self._loop
         )
-        while not self._stop.is_set():
-            try:
-                done.result(_LOOK_S)
-            except TimeoutError:
-                continue
+        # Whoever ends the gateway waits for this thread, so the loop may never come to it.
+        while not (self._stop.is_set() or wait({refreshed}, timeout=_LOOK_S).done):
+            pass
+        if refreshed.done():
+            refreshed.result()
             _logger.info("the probes and steps that are in force were opened again")
-            return

@@ -205,7 +205,7 @@ def _do(kind: str, domain: str, config: Any, *, later: bool, as_json: bool) -> N
     elif later:
         out.print(f"job {job.id} waits for a worker; see foretell flywheel jobs")
     else:
-        out.print(str(job.result.get("words", "done")), markup=False)
+        out.print(str(job.result.get("words", "done")), markup=False, soft_wrap=True)
 
 
 def _shown_by(show: Callable[..., None]) -> Callable[[float | None, str], None]:

@@ -43,6 +43,13 @@ def join_domains(sets: Sequence[RoutingData]) -> RoutingData:
         raise TrainingDataError(
             f"the domains have no read point in common ({listing}); collect them at the same ones"
         )
+    reduced = {None if data.subspace is None else data.subspace.id for data in sets}
+    if len(reduced) > 1:
+        raise TrainingDataError(
+            "some domains' vectors are reduced to a subspace, and others are whole or reduced to "
+            "another; keep whole ones (store.traffic.vectors: full), or collect again"
+        )
+    columns = {name: _column(sets, name) for name in OPTIONAL_COLUMNS}
     return RoutingData(
         domain=tuple(name for data in sets for name in data.domain),
         ids=tuple(
@@ -68,8 +75,9 @@ def join_domains(sets: Sequence[RoutingData]) -> RoutingData:
             )
             for point in sorted(sequences)
         },
-        **{name: _column(sets, name) for name in OPTIONAL_COLUMNS},
+        **columns,
         model=models[0] if models else None,
+        subspace=sets[0].subspace,
     )
 
 
@@ -77,7 +85,7 @@ def _column(sets: Sequence[RoutingData], name: str) -> NDArray[np.float64]:
     columns: list[NDArray[np.float64]] = [getattr(data, name) for data in sets]
     if not any(column.size for column in columns):
         return np.empty(0)
-    unknown = 1.0 if name == "weights" else np.nan
+    unknown = 1.0 if name in ("weights", "weak_chance", "pair_chance") else np.nan
     return np.concatenate(
         [
             column if column.size else np.full(len(data), unknown)

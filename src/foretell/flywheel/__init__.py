@@ -14,7 +14,13 @@ from foretell.flywheel._canaries import INJECTIONS, Canaries, try_canaries
 from foretell.flywheel._code_labeller import Code
 from foretell.flywheel._comparison import CalibrationCheck, Comparison, Gain, Paired, compare
 from foretell.flywheel._design_space import DesignSpace
-from foretell.flywheel._drift import ComparedVectors, WatchedTraffic, top_drifting, watch
+from foretell.flywheel._drift import (
+    ComparedVectors,
+    ReferenceScores,
+    WatchedTraffic,
+    top_drifting,
+    watch,
+)
 from foretell.flywheel._ensemble import Ensemble, Vote
 from foretell.flywheel._feedback import FeedbackCounts, take_feedback, the_vote_metric
 from foretell.flywheel._findings import DriftReport, Finding
@@ -131,6 +137,7 @@ __all__ = [
     "Promotion",
     "PromotionState",
     "QueueItem",
+    "ReferenceScores",
     "Refit",
     "Regex",
     "RouteStatus",

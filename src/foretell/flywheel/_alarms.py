@@ -13,7 +13,7 @@ import numpy as np
 from foretell.config import DriftConfig
 from foretell.flywheel._drift import WatchedTraffic, watch
 from foretell.flywheel._findings import DriftReport, Finding
-from foretell.flywheel._reference import compared_vectors
+from foretell.flywheel._reference import reference_of
 from foretell.probes import SavedProbe
 from foretell.records import TrafficLog
 from foretell.runtime import early_probes, serving_probe, serving_version
@@ -117,12 +117,15 @@ def _compared(
         groups=_conversations(store, mine),
         early=np.array([probe in early for probe in mine.probes], dtype=bool),
     )
-    window = traffic.newest(config.window)
+    if saved is None:
+        return watch(traffic, config=config, held_out=None, vectors=None, rng=rng)
+    reference = reference_of(store, saved, traffic.newest(config.window), rng)
     return watch(
         traffic,
         config=config,
-        held_out=None if saved is None else saved.held_out,
-        vectors=None if saved is None else compared_vectors(store, saved.card, window, rng),
+        held_out=saved.held_out,
+        vectors=reference.vectors,
+        scores=reference.scores,
         rng=rng,
         probe=name,
     )

@@ -34,9 +34,11 @@ from foretell.probes import HeldOut
 from foretell.records import TrafficLog
 
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 _NO_DIFFERENCE: Final = 0.5
 _NEWEST: Final = 20
+_ENOUGH_SCORES: Final = 100
 _HEAVIEST: Final = 20.0
 """What one labelled request counts at most. At 2 % exploration it would be 50, and a dozen of them
 would drown all others: what is found below the bar counts less than it should, but can be told."""
@@ -57,6 +59,28 @@ class ComparedVectors:
     reference_groups: tuple[str, ...]
     recent_groups: tuple[str, ...]
     ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReferenceScores:
+    """Chances that the probe gives to queries it was not trained on, (n,).
+
+    ``weights`` count as repetitions; rows of a group are not independent of each other.
+    """
+
+    p_success: Floats
+    weights: Floats
+    groups: tuple[str, ...]
+
+    @classmethod
+    def of(cls, held_out: HeldOut) -> ReferenceScores:
+        """Chances of cross-fitting: nearly those of the probe."""
+        n = len(held_out.p_success)
+        return cls(
+            p_success=held_out.p_success,
+            weights=held_out.weights if len(held_out.weights) else np.ones(n),
+            groups=tuple(groups_of(held_out)),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,6 +115,7 @@ def watch(
     config: DriftConfig,
     held_out: HeldOut | None,
     vectors: ComparedVectors | None,
+    scores: ReferenceScores | None = None,
     rng: np.random.Generator,
     probe: str = "",
 ) -> DriftReport:
@@ -102,6 +127,7 @@ def watch(
         config: What is compared, and where it becomes an alarm.
         held_out: The probe's, ``None`` without one.
         vectors: ``None`` where none are kept.
+        scores: What recent scores are compared with; those of ``held_out`` where ``None`` or few.
         rng: Draws folds, relabellings and resamples.
         probe: ``id@version``, for the report.
     """
@@ -118,7 +144,7 @@ def watch(
         findings=(
             of_vectors,
             _of_calibration(traffic, config, rng),
-            _of_scores(window, held_out, config, rng),
+            _of_scores(window, held_out, scores, config, rng),
             _of_escalation(window, held_out, config),
         ),
         probe=probe,
@@ -157,10 +183,10 @@ def _of_vectors(
     n = 0 if vectors is None else len(vectors.recent)
     if vectors is None or comparison is None:
         reason = (
-            "no vectors of recent requests are kept that could be compared"
+            "no vectors are kept of recent requests, or none of the test side to compare them with"
             if vectors is None
-            else f"too few vectors to compare: {n} recent ones and {len(vectors.reference)} of "
-            f"training queries; wanted {LEAST_ROWS} of each, of different conversations"
+            else f"too few vectors to compare: {n} recent ones and {len(vectors.reference)} of the "
+            f"test side; wanted {LEAST_ROWS} of each, of different conversations"
         )
         return unknown("vectors", n=n, limit=_NO_DIFFERENCE, words=reason)
     differ = comparison.p_value <= 1 - config.confidence
@@ -173,7 +199,7 @@ def _of_vectors(
         limit=_NO_DIFFERENCE,
         p_value=comparison.p_value,
         confidence=config.confidence,
-        words=f"recent queries {told} training queries: a classifier's AUC is "
+        words=f"recent queries {told} those of the test side: a classifier's AUC is "
         f"{comparison.auc:.3f} [{comparison.low:.3f}, {comparison.high:.3f}], and chance does as "
         f"well {comparison.p_value:.2%} of the time ({n} requests)",
     )
@@ -220,21 +246,27 @@ def _of_calibration(
 
 
 def _of_scores(
-    window: WatchedTraffic, held_out: HeldOut | None, config: DriftConfig, rng: np.random.Generator
+    window: WatchedTraffic,
+    held_out: HeldOut | None,
+    scores: ReferenceScores | None,
+    config: DriftConfig,
+    rng: np.random.Generator,
 ) -> Finding:
     # What was declined for want of an estimate has no score.
     scored = window.take(np.isfinite(window.log.p_success))
     log, n = scored.log, len(scored.log)
     if held_out is None:
         return unknown("scores", n=n, limit=config.psi, words="no probe's scores to compare with")
+    if scores is None or len(scores.p_success) < _ENOUGH_SCORES:
+        scores = ReferenceScores.of(held_out)
     # Below the bar of an early look scores are those of another probe, so all of that is one bin.
     bar = float(log.keep_at[scored.early].max()) if scored.early.any() else -np.inf
     recent = np.where(scored.early, np.nextafter(bar, -np.inf), log.p_success)
     found = population_stability(
-        held_out.p_success,
+        scores.p_success,
         recent,
-        reference_weights=_weights(held_out),
-        reference_groups=groups_of(held_out),
+        reference_weights=scores.weights,
+        reference_groups=scores.groups,
         recent_groups=scored.groups,
         confidence=config.confidence,
         rng=rng,
@@ -291,7 +323,3 @@ def _of_escalation(
         f"{found.promised:.1%}: a change of {found.change:+.3f} [{found.low:+.3f}, "
         f"{found.high:+.3f}] ({n} requests; the limit is {config.escalation:g})",
     )
-
-
-def _weights(held_out: HeldOut) -> NDArray[np.float64]:
-    return held_out.weights if len(held_out.weights) else np.ones(len(held_out.p_success))

@@ -47,7 +47,7 @@ class DomainState:
         serving: Version of the probe that serves.
         shadow: Version of the probe that is on trial.
         refit: The last ``refit`` event.
-        drift: The last alarm that began.
+        drift: What began last of the alarms that are raised about the probe that serves.
         untold: Events that a webhook was not told of.
         told_until: Time of the events it was told of.
     """
@@ -127,6 +127,7 @@ def state_of_domain(
     labelled_at, watched_at = _begun(of_domain, "label"), _begun(of_domain, "drift")
     step = look_after(config.flywheel.drift.window)
     folder = config.probes.dir
+    serving = serving_version(folder, domain)
     return DomainState(
         domain=domain,
         config=config,
@@ -146,10 +147,10 @@ def state_of_domain(
             if route.router == "auto"
         },
         has_probe_route=any(route.router == "probe" for route in routes.values()),
-        serving=serving_version(folder, domain),
+        serving=serving,
         shadow=shadow_version(folder, domain),
         refit=next(iter(store.events(kind="refit", subject=domain, limit=1)), None),
-        drift=_last_alarm(store, domain),
+        drift=_last_alarm(store, domain, serving),
     )
 
 
@@ -214,7 +215,13 @@ def _begun(jobs: Mapping[str, Job], kind: str) -> float | None:
     return None if job is None else job.created_at
 
 
-def _last_alarm(store: Store, domain: str) -> Event | None:
-    """The last alarm of drift that began."""
-    events = store.events(kind="drift", subject=domain, limit=_NEWEST)
-    return next((event for event in events if event.details.get("alarm")), None)
+def _last_alarm(store: Store, domain: str, serving: int | None) -> Event | None:
+    """What began last of the alarms that are raised about the probe that serves now."""
+    probe = f"{domain}@{serving}"
+    found: list[Event] = []
+    for kind in ("drift", "stale"):
+        events = store.events(kind=kind, subject=domain, limit=_NEWEST)
+        if events and (events[0].details.get("raised") or events[0].details.get("alarm")):
+            began = (event for event in events if event.details.get("alarm"))
+            found += [event for event in began if event.details.get("probe") == probe][:1]
+    return max(found, key=lambda event: event.at, default=None)

@@ -48,14 +48,14 @@ def estimate_accuracy(
     *,
     p_success: ArrayLike | None = None,
     p_strong: ArrayLike | None = None,
-    pair_chance: ArrayLike | None = None,
     groups: Sequence[str] | None = None,
     confidence: float = 0.95,
 ) -> PolicyValue:
     """The share of answers that succeed under a policy other than the one that served.
 
     Requests without a ``weak_chance``, whose caller or conversation chose the model, are left out.
-    Outcomes may be missing, if by chance alone.
+    Outcomes may be missing, if by chance alone. A log without any ``pair_chance`` is one in which
+    nobody was asked afterwards.
 
     Args:
         log: Requests as they were served.
@@ -64,13 +64,12 @@ def estimate_accuracy(
         p_success: What a model foretells of the weak model, for ``dr``; the log's where not given.
             It must not have been fitted on these outcomes. Where it is NaN, the mean stands in.
         p_strong: The same of the strong model.
-        pair_chance: How likely it was that both answers would be known, see ``RequestRecord``, (n,).
-            Where not given, nobody was asked afterwards.
         groups: Requests of one group are not independent; each its own where not given.
         confidence: Of the intervals.
     """
     n = len(log)
-    pairs = _column(pair_chance, np.zeros(n))
+    afterwards = bool(np.isfinite(log.pair_chance).any())
+    pairs = np.nan_to_num(log.pair_chance)
     weak = _Arm(
         share=np.broadcast_to(np.asarray(weak_share, dtype=np.float64), n),
         outcome=log.weak,
@@ -80,7 +79,7 @@ def estimate_accuracy(
     )
     strong = _Arm(
         share=1 - weak.share,
-        outcome=log.strong if pair_chance is not None else _of(~log.served_weak, log.strong),
+        outcome=log.strong if afterwards else _of(~log.served_weak, log.strong),
         # One of the two is always known, so what is left is that of the other.
         chance=1 - log.weak_chance + pairs,
         taken=~log.served_weak,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foretell.errors import UnknownReadPointError
 from foretell.flywheel._comparison import Paired
 from foretell.flywheel._holdout import Holdout
 from foretell.probes import SavedProbe
-from foretell.records import RoutingData
+from foretell.records import ReadPoint, RoutingData, Split
 from foretell.runtime import undo_selection
 from foretell.store import Store
 
@@ -54,7 +55,9 @@ def in_shadow(
     The rival is the probe that serves; without one, whatever foretold the request at the time.
     Requests count for those like them of which the weak model's answer was not seen
     (``weak_chance``); those whose caller chose the model do not count, nor those of a group that
-    was there in training.
+    was there in training. Where the weak model was asked only afterwards, in a shadow run, the
+    candidate foretells by the vectors that were kept of it, if they were kept whole: below the
+    step ``probe`` of a ladder, no other prefill runs for what is escalated.
 
     Args:
         store: Where they are.
@@ -66,25 +69,40 @@ def in_shadow(
         trusted: Sources of labels that count.
     """
     domain = candidate.card.domain
-    labelled = store.load_routing_data(
-        domain,
-        metric=metric,
-        read_points=(),
-        weak_model=weak_model,
-        strong_model="",
-        sources=sorted(trusted),
-    )
+
+    def labelled_rows(split: Split | None, points: Sequence[ReadPoint] = ()) -> RoutingData:
+        return store.load_routing_data(
+            domain,
+            metric=metric,
+            read_points=points,
+            split=split,
+            weak_model=weak_model,
+            strong_model="",
+            sources=sorted(trusted),
+        )
+
+    labelled = labelled_rows(None)
     log = store.traffic(domain, since=since, metric=metric)
+    live = np.isfinite(log.p_success)
+    if rival is not None:
+        live &= np.array([probe == rival.card.name for probe in log.probes], dtype=np.bool_)
     foretold = {
         log.ids[row]: (log.shadow_p_success[row], log.p_success[row])
-        for row in np.flatnonzero(np.isfinite(log.shadow_p_success) & np.isfinite(log.p_success))
+        for row in np.flatnonzero(live & np.isfinite(log.shadow_p_success))
         if log.shadow_probes[row] == candidate.card.name
-        and (rival is None or log.probes[row] == rival.card.name)
     }
+    untold = {
+        log.ids[row]: log.p_success[row]
+        for row in np.flatnonzero(live)
+        if not log.shadow_probes[row]
+    }
+    if untold:
+        foretold |= _afterwards(candidate, untold, labelled_rows)
     recent = set(log.ids)
+    trained = labelled_rows("train")
     before = {
         group
-        for query, group in zip(labelled.ids, labelled.groups, strict=True)
+        for query, group in zip(trained.ids, trained.groups, strict=True)
         if query not in recent
     }
     counts = np.array(
@@ -103,6 +121,25 @@ def in_shadow(
         weights=rows.row_weights(),
         groups=rows.groups,
     )
+
+
+def _afterwards(
+    candidate: SavedProbe,
+    untold: Mapping[str, float],
+    load: Callable[[None, Sequence[ReadPoint]], RoutingData],
+) -> dict[str, tuple[float, float]]:
+    """By query, what the candidate makes of vectors that were kept, and the rival's chance."""
+    try:
+        rows = load(None, sorted(candidate.probe.read_points))
+    except UnknownReadPointError:
+        return {}
+    if rows.subspace is not None:
+        return {}
+    rows = rows.take(np.array([query in untold for query in rows.ids], dtype=np.bool_))
+    return {
+        query: (float(chance), untold[query])
+        for query, chance in zip(rows.ids, chances(candidate, rows), strict=True)
+    }
 
 
 def chances(saved: SavedProbe, rows: RoutingData) -> Floats:

@@ -1,63 +1,96 @@
-"""What recent vectors are compared with: the training queries, at a read point that both have."""
+"""What recent vectors are compared with: queries like those of the training, and where.
+
+Not the training queries themselves, but those of the domain's test side, which are of the same kind
+and on which nothing was fitted. A subspace is fitted on the training queries, and so close to them
+that others look strange in it: at a confidence of 0.99, one look in twenty was a false alarm.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foretell.errors import TrainingDataError
-from foretell.flywheel._drift import ComparedVectors, WatchedTraffic
-from foretell.probes import ProbeCard
+from foretell.errors import TrainingDataError, UnknownReadPointError
+from foretell.flywheel._drift import ComparedVectors, ReferenceScores, WatchedTraffic
+from foretell.probes import ProbeCard, SavedProbe
 from foretell.records import Origin, ReadPoint, RoutingData
 from foretell.store import RecentVectors, Store, model_key
 
 _MOST_REFERENCE: Final = 2_000
-_ENOUGH_TRAFFIC: Final = 200
+_ENOUGH_TRAFFIC: Final = 100
 _MOST_SINCE: Final = 50_000
 
 
-def compared_vectors(
-    store: Store, card: ProbeCard, window: WatchedTraffic, rng: np.random.Generator
-) -> ComparedVectors | None:
-    """Recent vectors of a probe's requests, and those of the queries it was trained on.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reference:
+    """What recent requests of a probe are compared with; ``None`` where there is nothing."""
 
-    At the probe's own read point, or at the highest that all of the recent ones have where early
-    looks stopped some. ``None`` where there are none, or not in one space. Requests with the same
-    vector (one prompt, asked again and again) are a group, as are those of a conversation.
+    vectors: ComparedVectors | None = None
+    scores: ReferenceScores | None = None
+
+
+def reference_of(
+    store: Store, saved: SavedProbe, window: WatchedTraffic, rng: np.random.Generator
+) -> Reference:
+    """Vectors of a probe's requests beside those of the test side, and the test side's chances.
+
+    Vectors are compared at the probe's own read point, or at the highest that all of the recent
+    ones have where early looks stopped some. Requests with the same vector (one prompt, asked again
+    and again) are a group, as are those of a conversation.
     """
+    card = saved.card
     key = model_key(card.model)
     vectors = store.recent_vectors(card.domain, weak_model=key, limit=len(window.log) or 1)
+    known = {p for p in store.read_points(card.domain, weak_model=key) if p.pooling != "tokens"}
+    own = known & set(card.read_points)
+    shared = known & set(vectors.activations)
+    point = max(own & shared or shared, default=None)
+    wanted = own if point is None else own | {point}
+    queries = _test_queries(store, card, sorted(wanted), rng) if wanted else None
+    if not queries:
+        return Reference()
+    if len(queries) > _MOST_REFERENCE:
+        queries = queries.take(rng.choice(len(queries), _MOST_REFERENCE, replace=False))
+    return Reference(
+        vectors=None if point is None else _compared(vectors, queries, point, window),
+        scores=_scores(saved, queries) if own == set(card.read_points) else None,
+    )
+
+
+def _compared(
+    vectors: RecentVectors, queries: RoutingData, point: ReadPoint, window: WatchedTraffic
+) -> ComparedVectors | None:
+    """Those of the requests that are looked at; ``None`` without any, or not in one space."""
     group_of = dict(zip(window.log.ids, window.groups, strict=True))
     rows = [row for row, query_id in enumerate(vectors.ids) if query_id in group_of]
-    known = set(store.read_points(card.domain, weak_model=key))
-    point = _read_point(card, known & set(vectors.activations))
-    if not rows or point is None:
+    spaces = _in_one_space(vectors, queries, point)
+    if not rows or spaces is None:
         return None
-    reference = _training_queries(store, card, point, rng)
-    if not reference:
-        return None
-    reference = _some(reference, rng)
-    spaces = _in_one_space(vectors, reference, point)
-    if spaces is None:
-        return None
-    recent = spaces[0][rows]
-    ids = tuple(vectors.ids[row] for row in rows)
+    recent, ids = spaces[0][rows], tuple(vectors.ids[row] for row in rows)
     return ComparedVectors(
         reference=spaces[1],
         recent=recent,
-        reference_groups=reference.groups,
+        reference_groups=queries.groups,
         recent_groups=_groups(recent, ids, [group_of[query_id] for query_id in ids]),
         ids=ids,
     )
 
 
-def _read_point(card: ProbeCard, known: Set[ReadPoint]) -> ReadPoint | None:
-    own = known & set(card.read_points)
-    return max(own or known, default=None)
+def _scores(saved: SavedProbe, queries: RoutingData) -> ReferenceScores:
+    """The probe's own chances, which those of cross-fitting are only like: steps lie elsewhere."""
+    if saved.subspace is not None:
+        queries = replace(queries, activations=saved.subspace.project(queries.activations))
+    probe = saved.probe
+    return ReferenceScores(
+        p_success=probe.calibration.p(probe.scores(queries)),
+        weights=np.ones(len(queries)),
+        groups=queries.groups,
+    )
 
 
 def _in_one_space(
@@ -77,10 +110,10 @@ def _in_one_space(
     return basis.reduce(recent), basis.reduce(before)
 
 
-def _training_queries(
-    store: Store, card: ProbeCard, point: ReadPoint, rng: np.random.Generator
+def _test_queries(
+    store: Store, card: ProbeCard, points: Sequence[ReadPoint], rng: np.random.Generator
 ) -> RoutingData | None:
-    """Queries that the probe was trained on: traffic where that is enough, else what was collected.
+    """The test side of what the probe learnt from: of traffic where that is enough, else collected.
 
     Traffic is seen where the weak model answered. Each query is taken with a chance that is
     inverse to its chance of being seen (rejection sampling), so that those taken stand for all.
@@ -91,13 +124,13 @@ def _training_queries(
             return store.load_routing_data(
                 card.domain,
                 metric=card.label.metric,
-                read_points=(point,),
-                split="train",
+                read_points=points,
+                split="test",
                 weak_model=model_key(card.model),
                 strong_model="",
                 origins=origins,
             )
-        except TrainingDataError:  # no such query is stored
+        except (TrainingDataError, UnknownReadPointError):  # no such query is stored
             return None
 
     collected = load("collected", "imported")
@@ -122,12 +155,6 @@ def _unselected(chances: NDArray[np.float64], rng: np.random.Generator) -> NDArr
     known = np.nan_to_num(chances) > 0
     least = chances[known].min() if known.any() else 1.0
     return known & (rng.random(len(chances)) < least / np.where(known, chances, 1.0))
-
-
-def _some(data: RoutingData, rng: np.random.Generator) -> RoutingData:
-    if len(data) <= _MOST_REFERENCE:
-        return data
-    return data.take(rng.choice(len(data), _MOST_REFERENCE, replace=False))
 
 
 def _groups(

@@ -17,7 +17,7 @@ from typing import Final
 from uuid import uuid4
 
 from foretell.config import Config
-from foretell.errors import InputError, RoutingError
+from foretell.errors import InputError, RoutingError, StoreError
 from foretell.flywheel._duties import DOMAIN_DUTIES, STORE_DUTIES, work_on
 from foretell.flywheel._duty import Duty
 from foretell.flywheel._duty_state import (
@@ -117,7 +117,12 @@ class Worker:
                     asked.append(queue.ask(duty.name, state.domain, by=BY, args=args))
 
         for domain in cared_for(config, store):
-            ask(state_of_domain(store, config, domain, jobs, now), DOMAIN_DUTIES)
+            try:
+                ask(state_of_domain(store, config, domain, jobs, now), DOMAIN_DUTIES)
+            except StoreError:
+                raise
+            except RoutingError as error:  # such as a damaged file of its probes
+                _logger.error("domain %r is left alone: %s", domain, error)
         ask(state_of_store(store, config, jobs, now), STORE_DUTIES)
         return asked
 

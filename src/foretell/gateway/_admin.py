@@ -185,7 +185,7 @@ class _AdminHandlers:
         return json_response({"object": "list", "data": found})
 
     async def state(self, request: Request) -> Response:
-        """What is going on: breakers, bars, shares, requests under way."""
+        """What is going on: breakers, bars, shares, requests under way, how the store does."""
         self._require(request, "viewer")
         gateway = self._gateway
         snapshot = gateway.snapshot
@@ -204,12 +204,14 @@ class _AdminHandlers:
             for name, route in snapshot.routes.items()
         }
         targets = {name: target.breaker.state for name, target in snapshot.targets.items()}
+        store = gateway.store_state()
         return json_response(
             {
                 "in_flight": gateway.admission.in_flight,
                 "tasks": len(asyncio.all_tasks()),
                 "routes": routes,
                 "targets": targets,
+                "store": None if store is None else asdict(store),
             }
         )
 

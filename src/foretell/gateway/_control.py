@@ -74,8 +74,9 @@ class GoalControl:
             config == self._config
             and type(route.estimator) is type(self._route.estimator)
             and (mine and mine.card.name) == (other and other.card.name)
-            # Without a probe, the step of a ladder is told by the bar alone.
-            and (mine is not None or route.bar == self._route.bar)
+            # Without a probe, the step of a ladder is told by the bar alone; and a bar that stands
+            # still may be another one with more evidence.
+            and (route.bar == self._route.bar or (mine is not None and self.moves))
         )
 
     @property

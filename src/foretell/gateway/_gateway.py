@@ -27,7 +27,7 @@ from foretell.gateway._errors import ApiError
 from foretell.gateway._exchange import Exchange
 from foretell.gateway._logs import log_request
 from foretell.gateway._memory import ResponseMemory
-from foretell.gateway._metrics import LiveState, Metrics
+from foretell.gateway._metrics import LiveState, Metrics, StoreState
 from foretell.gateway._reachability import warn_of_unreachable
 from foretell.gateway._records import RULED, record_of, weak_could
 from foretell.gateway._responses_api import kept_messages
@@ -53,6 +53,10 @@ _VERSIONS_KEPT: Final = 20
 _PATIENCE_S: Final = 3.0
 """How long the end waits for models that are being opened or freed."""
 _FLUSH_S: Final = 2.0
+_REOPEN_S: Final = 5.0
+_STORE_THREADS: Final = 8
+_STORE_S: Final = 5.0
+"""How long whoever asks the store waits for its answer, or for their turn to ask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +92,8 @@ class Gateway:
         self._on_config = on_config
         self.clock = clock
         self.store: Store | None = None
+        self.store_error: str | None = None
+        """Why the store could not be opened; ``None`` once it is open, or when none is wanted."""
         self.recorder: Recorder | None = None
         self._salt = b""
         self.alarms: Mapping[tuple[str, str], bool] = {}
@@ -99,17 +105,24 @@ class Gateway:
         self.previous: deque[Version] = deque(maxlen=_VERSIONS_KEPT)
         self._shelf = EngineShelf()
         self._background: set[asyncio.Task[Any]] = set()
+        self._ending = asyncio.Event()
         self._under_way: dict[str, Exchange] = {}
         self._changing = asyncio.Lock()
         with ExitStack() as stack:
             self.executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="foretell-gateway")
             stack.callback(self.executor.shutdown, wait=False, cancel_futures=True)
+            # Threads of their own: those that wait for a store that hangs keep no model from
+            # answering.
+            self._store_executor = ThreadPoolExecutor(
+                _STORE_THREADS, thread_name_prefix="foretell-store"
+            )
+            stack.callback(self._store_executor.shutdown, wait=False, cancel_futures=True)
             self.metrics = Metrics(
                 routes=config.routes, models=config.models, live=self._live_state
             )
             self.traces = Traces.from_environment() if config.server.traces else Traces()
             stack.callback(self.traces.close)
-            if config.server.record or config.server.stored_keys:
+            if _wants_store(config):
                 self._open_store(config, stack)
             self.snapshot = self._snapshot_of(config)
             self._keys = self._key_source(config)
@@ -263,6 +276,8 @@ class Gateway:
 
     async def load(self) -> None:
         """Open the models of the first configuration; the gateway answers meanwhile."""
+        if self.store is None and _wants_store(self.active.config):
+            self._in_background(self._open_store_later())
         async with self._changing:
             snapshot = self.snapshot
             for failure in await asyncio.gather(
@@ -341,26 +356,27 @@ class Gateway:
                     await exchange.over.wait()
         recorder = self.recorder
         if recorder is not None and recorder.queued:
-            await self._in_thread(lambda: recorder.flush(_FLUSH_S))
-            if recorder.error is not None:
+            flushed = await self._of_store(lambda: recorder.flush(_FLUSH_S, vectors=False))
+            if not flushed:
                 raise _no_store()
 
     async def with_store(self, work: Callable[[Store], _Result]) -> _Result:
-        """Do something with the store on a thread; raises ``ApiError`` when there is none."""
+        """Do something with the store on a thread.
+
+        Raises ``ApiError`` (503) when there is none, when it fails, and when it takes too long:
+        then the work may be done all the same, later.
+        """
         store = self.store
         if store is None:
             raise ApiError(503, "this gateway keeps no store", code="no_store")
-        try:
-            return await self._in_thread(lambda: work(store))
-        except StoreError as error:
-            _logger.error("the store failed: %s", error)
-            raise _no_store() from None
+        return await self._of_store(lambda: work(store))
 
     async def close(self) -> bool:
         """Flush the books, close the connections, free the models.
 
         ``False`` when a model is still being opened, which no one can end: it is left as it is.
         """
+        self._ending.set()
         self._keys.close()
         await self.shadow_runs.close()
         if self.recorder is not None:
@@ -385,10 +401,14 @@ class Gateway:
 
     async def _apart(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Run it to its end even when whoever waits is cancelled: threads do not stop half-way."""
+        return await asyncio.shield(self._in_background(work))
+
+    def _in_background(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+        """A task that the end waits for."""
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-        return await asyncio.shield(task)
+        return task
 
     async def _change(
         self,
@@ -431,6 +451,14 @@ class Gateway:
             await self._keep_version(self.active)
             return new.hash
 
+    async def _of_store(self, work: Callable[[], _Result]) -> _Result:
+        try:
+            async with asyncio.timeout(_STORE_S):
+                return await asyncio.get_running_loop().run_in_executor(self._store_executor, work)
+        except (StoreError, TimeoutError) as error:
+            _logger.error("the store failed: %s", str(error) or f"no answer within {_STORE_S:g} s")
+            raise _no_store() from None
+
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self.executor, work)
 
@@ -468,20 +496,56 @@ class Gateway:
     def _open_store(self, config: Config, stack: ExitStack) -> None:
         # A store that cannot be opened must not keep the models from answering.
         try:
-            key = store_key(config.store)
-            self.store = Store.open(
-                config.store.url, config.store.vectors, clock=self.clock, key=key
-            )
-            self._salt = self.store.salt()
+            store, salt = self._opened(config)
         except RoutingError as error:
             if config.server.stored_keys:
                 raise
-            _logger.error("no ledger is kept: %s", error)
+            _logger.error("nothing is kept until the store can be opened: %s", error)
+            self.store_error = str(error)
             return
-        stack.callback(self.store.close)
-        if config.server.record:
-            self.recorder = Recorder(self.store)
+        self._use_store(store, salt, stack)
+
+    def _opened(self, config: Config) -> tuple[Store, bytes]:
+        """The store, and the key of its hashes."""
+        key = store_key(config.store)
+        store = Store.open(config.store.url, config.store.vectors, clock=self.clock, key=key)
+        try:
+            return store, store.salt()
+        except BaseException:
+            store.close()
+            raise
+
+    def _use_store(self, store: Store, salt: bytes, stack: ExitStack) -> None:
+        self.store, self._salt, self.store_error = store, salt, None
+        stack.callback(store.close)
+        if self.active.config.server.record:
+            self.recorder = Recorder(store)
             stack.callback(self.recorder.close)
+
+    async def _open_store_later(self) -> None:
+        """Try until it opens: it may have been started after the gateway, or be gone for a while."""
+        while not self._ending.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_REOPEN_S):
+                    await self._ending.wait()
+                    return
+            try:
+                store, salt = await self._in_thread(lambda: self._opened(self.active.config))
+            except RoutingError as error:
+                if str(error) != self.store_error:
+                    _logger.error("nothing is kept until the store can be opened: %s", error)
+                self.store_error = str(error)
+                continue
+            if self._ending.is_set():
+                store.close()
+                return
+            self._use_store(store, salt, self._release)
+            _logger.info("the store is open now")
+            try:
+                await self.refresh(by="store")
+            except RoutingError as error:
+                _logger.error("answers are not kept before the next reload: %s", error)
+            return
 
     def _key_source(self, config: Config) -> KeySource:
         store = self.store
@@ -533,19 +597,24 @@ class Gateway:
             await snapshot.aclose_targets()
             await self._in_thread(snapshot.close_models)
 
-        task = asyncio.get_running_loop().create_task(close())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._in_background(close())
 
-    def _shed_so_far(self) -> dict[str, int]:
+    def store_state(self) -> StoreState | None:
+        """How the store does; ``None`` when there is to be none."""
         recorder = self.recorder
         if recorder is None:
-            return {}
-        return {
-            "records": recorder.shed,
-            "observations": recorder.shed_observations,
-            "vectors": recorder.shed_vectors,
-        }
+            wanted = self.store is not None or self.store_error is not None
+            return StoreState(error=self.store_error) if wanted else None
+        error = recorder.error
+        return StoreState(
+            error=None if error is None else str(error),
+            waiting={"rows": recorder.queued, "vectors": recorder.queued_vectors},
+            shed={
+                "records": recorder.shed,
+                "observations": recorder.shed_observations,
+                "vectors": recorder.shed_vectors,
+            },
+        )
 
     def _live_state(self) -> LiveState:
         snapshot = self.snapshot
@@ -563,8 +632,12 @@ class Gateway:
             explore={name: control.explore for name, control in only.items()},
             shadow_waiting=self.shadow_runs.waiting,
             alarms=self.alarms,
-            shed=self._shed_so_far(),
+            store=self.store_state(),
         )
+
+
+def _wants_store(config: Config) -> bool:
+    return config.server.record or config.server.stored_keys
 
 
 def _refuse_restart(old: Config, new: Config) -> None:

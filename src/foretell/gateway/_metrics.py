@@ -137,13 +137,27 @@ _GEN_AI_FIRST_TOKEN_S: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoreState:
+    """How the writing to the store goes.
+
+    ``error`` says why nothing can be written just now, ``None`` when it can. ``waiting`` says by
+    kind (rows, vectors) how much is still to be written, ``shed`` by kind (records, observations,
+    vectors) how much a full queue has let go of so far.
+    """
+
+    error: str | None = None
+    waiting: Mapping[str, int] = field(default_factory=dict[str, int])
+    shed: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LiveState:
     """What gauges show, as it is at the moment they are read.
 
     ``breakers`` has a state per target, ``strong_share`` and ``keep_at`` a number per route,
     ``None`` where there is none now. ``explore`` is the share left to chance, per route.
-    ``alarms`` says by domain and name whether an alarm of the flywheel is raised, ``shed`` by kind
-    (records, observations, vectors) how much a full queue has let go of so far.
+    ``alarms`` says by domain and name whether an alarm of the flywheel is raised. ``store`` is
+    ``None`` where nothing is to be kept.
     """
 
     in_flight: int
@@ -154,7 +168,7 @@ class LiveState:
     explore: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     shadow_waiting: int = 0
     alarms: Mapping[tuple[str, str], bool] = field(default_factory=dict[tuple[str, str], bool])
-    shed: Mapping[str, int] = field(default_factory=dict[str, int])
+    store: StoreState | None = None
 
 
 class Metrics:
@@ -434,10 +448,8 @@ class _LiveGauges(Collector):
         yield GaugeMetricFamily(
             "foretell_shadow_runs_waiting", "Shadow runs that wait", value=live.shadow_waiting
         )
-        for kind, n in live.shed.items():
-            yield CounterMetricFamily(
-                f"foretell_{kind}_shed", f"{kind.capitalize()} a full queue let go of", value=n
-            )
+        if live.store is not None:
+            yield from _store_gauges(live.store)
         alarms = GaugeMetricFamily(
             "foretell_alarm",
             "1 while an alarm of the flywheel is raised",
@@ -446,6 +458,21 @@ class _LiveGauges(Collector):
         for (domain, name), raised in sorted(live.alarms.items()):
             alarms.add_metric((domain, name), float(raised))
         yield alarms
+
+
+def _store_gauges(store: StoreState) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "foretell_store_failing",
+        "1 while nothing can be written to the store",
+        value=float(store.error is not None),
+    )
+    yield _gauge(
+        "foretell_store_waiting", "What is still to be written to the store", "kind", store.waiting
+    )
+    for kind, n in store.shed.items():
+        yield CounterMetricFamily(
+            f"foretell_{kind}_shed", f"{kind.capitalize()} a full queue let go of", value=n
+        )
 
 
 def _gauge(

@@ -21,9 +21,9 @@ class TrafficLog:
 
     ``at`` is in seconds since 1970 (UTC). Of the numbers, NaN is what is not known (inside columns
     only; results say ``None``): ``p_success``, ``p_strong`` and ``keep_at`` of the decision,
-    ``weak_chance`` and ``shadow_p_success`` as in ``RequestRecord``, ``cost_usd`` and
-    ``always_strong_usd``. ``weak`` and ``strong`` are the outcomes of the two models' answers, as far
-    as they were seen and labelled. ``served_weak`` says who answered. ``probes`` and
+    ``weak_chance``, ``pair_chance`` and ``shadow_p_success`` as in ``RequestRecord``, ``cost_usd``
+    and ``always_strong_usd``. ``weak`` and ``strong`` are the outcomes of the two models' answers,
+    as far as they were seen and labelled. ``served_weak`` says who answered. ``probes`` and
     ``shadow_probes`` are ``id@version`` or ``""``, ``weak_models`` keys of the store or ``""``.
     """
 
@@ -39,6 +39,7 @@ class TrafficLog:
     p_strong: Floats
     keep_at: Floats
     weak_chance: Floats
+    pair_chance: Floats
     shadow_p_success: Floats
     cost_usd: Floats
     always_strong_usd: Floats
@@ -72,8 +73,8 @@ class Vote:
     """Feedback on a request, with who gave it and whose answer it is about.
 
     ``key_id`` is the key that the feedback came with (``""`` where the gateway asks for none),
-    ``author`` whatever it said of itself. ``role`` is who answered; ``at`` when it was said, seconds
-    since 1970 (UTC).
+    ``author`` whatever it said of itself. ``role`` is who answered; ``at`` when it was said, in
+    seconds since 1970 (UTC).
     """
 
     request_id: str
@@ -93,8 +94,8 @@ class Event:
     """Something that was decided or noticed, for the record; never changed afterwards.
 
     ``kind`` is one word (``promoted``, ``rolled_back``, ``ladder``, ``drift``, ``holdout``),
-    ``subject`` what it is about (a domain, ``route/domain``), ``by`` who or what did it, ``details``
-    the numbers behind it: plain JSON.
+    ``subject`` what it is about (a domain, ``route/domain``), ``by`` who or what did it, and
+    ``details`` the numbers behind it: plain JSON.
     """
 
     kind: str

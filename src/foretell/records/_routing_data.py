@@ -95,11 +95,13 @@ class RoutingData:
     answer. ``prompt_tokens`` and ``weak_tokens`` are what the weak model read and wrote,
     ``strong_prompt_tokens`` and ``strong_tokens`` the strong one. ``weak`` and ``strong`` are
     success in [0, 1]; a router trains on ``weak`` and may look at ``strong``; when predicting
-    both are ignored. ``weights`` count as repetitions of a row, 1 where empty. ``weak_chance`` is
-    how likely it was that this row would be seen (see ``RequestRecord``): 1 for what was collected,
-    NaN where a caller chose (``pair_chance`` the same of both models' answers). ``subspace`` is what all of the pooled activations were reduced to and
-    restored from, ``None`` where they are whole: a probe that is fitted on them reads others
-    through it.
+    both are ignored. ``weights`` count as repetitions of a row, 1 where empty.
+
+    ``weak_chance`` is how likely it was that this row would be seen (see ``RequestRecord``): 1 for
+    what was collected, NaN where a caller chose; ``pair_chance`` the same of both models' answers, on a
+    scale on which rows are alike once they are thinned to the smallest.
+    ``subspace`` is what all of the pooled activations were reduced to and restored from, ``None``
+    where they are whole: a probe that is fitted on them reads others through it.
     """
 
     domain: tuple[str, ...]

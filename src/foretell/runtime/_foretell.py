@@ -20,7 +20,9 @@ from foretell.config import (
     DailyCostGoal,
     DomainFromHeader,
     OpenAIModel,
+    QualityGoal,
     RecordedModel,
+    RiskGoal,
     RouteConfig,
     StrongShareGoal,
     load_config,
@@ -46,6 +48,7 @@ from foretell.runtime._auto import (
 )
 from foretell.runtime._estimators import NearestEstimator, OutsideEstimator, ProbeEstimator
 from foretell.runtime._goals import Bar, bar_for, early_looks, share_within_budget
+from foretell.runtime._later_evidence import with_later_evidence
 from foretell.runtime._models import (
     AnsweringModel,
     EngineModel,
@@ -330,12 +333,20 @@ class Foretell:
             return _Foreteller(outside, self._bar(config, held_out, domain), held_out)
         return self._by_probe(config, domain, weak)
 
-    def _by_probe(self, config: RouteConfig, domain: str, weak: PrefillEngine) -> _Foreteller:
+    def _by_probe(
+        self, config: RouteConfig, domain: str, weak: PrefillEngine, store: Store | None = None
+    ) -> _Foreteller:
+        """By the probe that serves; a ``store`` adds what was labelled since it was trained."""
         folder = self.config.probes.dir
         saved = serving_probe(folder, domain)
         saved.card.check_serves(weak.identity, domain)
-        bar = self._bar(config, saved.held_out, domain)
-        looks = early_looks(saved.held_out, early_probes(folder, saved), bar)
+        early, evidence = early_probes(folder, saved), saved.held_out
+        if store is not None and isinstance(config.goal, QualityGoal | RiskGoal):
+            evidence = with_later_evidence(
+                saved, early, store, strong_model=self._stored_strong(config)
+            )
+        bar = self._bar(config, evidence, domain)
+        looks = early_looks(saved.held_out, early, bar)
         return _Foreteller(ProbeEstimator.of(saved, looks), bar, saved.held_out, saved)
 
     def _on_the_ladder(self, name: str, domain: str, weak: PrefillEngine) -> _Foreteller:
@@ -347,7 +358,7 @@ class Foretell:
             for step in steps_down_from(standing.step):
                 try:
                     if step == "probe":
-                        return self._by_probe(config, domain, weak)
+                        return self._by_probe(config, domain, weak, store)
                     return self._by_step(store, step, standing, config, domain, weak)
                 except RoutingError as error:
                     missing = f"step {step} cannot be taken, since {error}"
@@ -365,7 +376,6 @@ class Foretell:
         domain: str,
         weak: PrefillEngine,
     ) -> _Foreteller:
-        strong = self.config.models[config.strong[0]]
         router, held_out = fit_step(
             step,
             store,
@@ -373,10 +383,15 @@ class Foretell:
             config.goal,
             weak_model=model_key(weak.identity),
             metric=standing.metric,
-            strong_model=model_key(strong.model) if isinstance(strong, OpenAIModel) else None,
+            strong_model=self._stored_strong(config),
         )
         bar = self._bar(config, held_out, domain)
         return _Foreteller(OutsideEstimator(router, domain), bar, held_out)
+
+    def _stored_strong(self, config: RouteConfig) -> str | None:
+        """The store's key of the first strong model, where its name tells."""
+        strong = self.config.models[config.strong[0]]
+        return model_key(strong.model) if isinstance(strong, OpenAIModel) else None
 
     def _trained_outside(
         self, config: RouteConfig, domain: str

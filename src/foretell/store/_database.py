@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import json
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    Table,
+    cast,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 
@@ -94,6 +109,31 @@ class Database:
     def insert(self, table: Table) -> Any:
         """An INSERT that knows ``on_conflict_do_update``, which SQLAlchemy has per dialect."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    def fetch_at_once(
+        self, connection: Connection, statement: Select[*tuple[Any, ...]]
+    ) -> Sequence[Any]:
+        """All rows of a statement whose columns are numbers and text.
+
+        On SQLite each row that is fetched lets another thread have the interpreter, as each
+        statement does, so they come as one.
+        """
+        if not self.is_sqlite:
+            return connection.execute(statement).all()
+        rows = statement.subquery()
+        return json.loads(
+            connection.scalars(select(func.json_group_array(func.json_array(*rows.c)))).one()
+        )
+
+    def numbered(self, values: Sequence[int]) -> tuple[ColumnElement[int], ColumnElement[int]]:
+        """Columns of a table made of ``values``, and of their positions from 0."""
+        if self.is_sqlite:
+            each = func.json_each(json.dumps(values)).table_valued("key", "value")
+            return each.c.value, each.c.key
+        array = cast(values, postgresql.ARRAY(BigInteger))
+        each = func.unnest(array).table_valued("value", with_ordinality="position")
+        each = each.render_derived()
+        return each.c.value, each.c.position - 1
 
     def overwrite_what_is_deleted(self, connection: Connection) -> None:
         """Have SQLite fill the room of deleted rows with zeros, on this connection from now on."""

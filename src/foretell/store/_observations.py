@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, select, update
 
 from foretell.errors import InputError
 from foretell.records import Observation, ReadPoint, Role
@@ -30,8 +30,11 @@ def append(
         return 0
     with database.transaction(write=True) as connection:
         new = _put_what_is_observed(database, connection, observations, recorded_at)
+        for key in _stored(database, connection, new):
+            del new[key]
         places = _write_vectors(shards, new)
-        _put_rows(database, connection, new, places, recorded_at)
+        if rows := _observation_rows(new, places, recorded_at):
+            connection.execute(database.insert(_tables.observations), rows)
     return len(new)
 
 
@@ -44,8 +47,9 @@ def append_bare(
 ) -> None:
     """Store observations without their vectors, which ``append_vectors`` adds."""
     if observations:
-        new = _put_what_is_observed(database, connection, observations, recorded_at)
-        _put_rows(database, connection, new, {}, recorded_at)
+        by_key = _put_what_is_observed(database, connection, observations, recorded_at)
+        statement = database.insert(_tables.observations).on_conflict_do_nothing()
+        connection.execute(statement, _observation_rows(by_key, {}, recorded_at))
 
 
 def append_vectors(database: Database, shards: Shards, observations: Sequence[Observation]) -> int:
@@ -63,18 +67,9 @@ def append_vectors(database: Database, shards: Shards, observations: Sequence[Ob
     table = _tables.observations
     with database.transaction(write=True) as connection:
         # Rows stay locked until their shard is named, so that nobody erases them in between.
-        stored = _stored(connection, by_key, table.c.vector_shard.is_(None), lock=True)
+        stored = _stored(database, connection, by_key, table.c.vector_shard.is_(None), lock=True)
         places = _write_vectors(shards, {key: by_key[key] for key in stored})
-        if places:
-            connection.execute(
-                update(table)
-                .where(table.c.id == bindparam("row_id"))
-                .values(vector_shard=bindparam("shard"), vector_row=bindparam("row")),
-                [
-                    {"row_id": stored[key], "shard": shard, "row": row}
-                    for key, (shard, row) in places.items()
-                ],
-            )
+        _name_places(database, connection, stored, places)
     return len(places)
 
 
@@ -129,30 +124,24 @@ def _put_what_is_observed(
     observations: Iterable[Observation],
     recorded_at: float,
 ) -> dict[_Key, Observation]:
-    """Store models and queries; the observations that are not stored yet, each once."""
+    """Store models and queries; the observations, each once."""
     by_key: dict[_Key, Observation] = {}
     for observation in observations:
         by_key.setdefault(_key(observation), observation)
     _put_models(database, connection, by_key.values())
     _put_queries(database, connection, by_key.values(), recorded_at)
-    for key in _stored(connection, by_key):
-        del by_key[key]
     return by_key
 
 
-def _put_rows(
-    database: Database,
-    connection: Connection,
+def _observation_rows(
     observations: Mapping[_Key, Observation],
     places: Mapping[_Key, tuple[str, int]],
     recorded_at: float,
-) -> None:
-    rows = [
+) -> list[dict[str, Any]]:
+    return [
         _rows.observation_row(observation, places.get(key), recorded_at)
         for key, observation in observations.items()
     ]
-    if rows:
-        connection.execute(database.insert(_tables.observations), rows)
 
 
 def _put_models(
@@ -163,7 +152,7 @@ def _put_models(
         database.insert(_tables.models).on_conflict_do_nothing(),
         [
             {"key": key, "identity": None if model is None else asdict(model)}
-            for key, model in models.items()
+            for key, model in sorted(models.items(), key=lambda item: item[0])
         ],
     )
 
@@ -194,7 +183,8 @@ def _put_queries(
         index_elements=list(_tables.queries.primary_key),
         set_={name: statement.excluded[name] for name in followed},
     )
-    connection.execute(statement, list(rows.values()))
+    # in one order for all, so that no two writers wait for each other
+    connection.execute(statement, [rows[key] for key in sorted(rows)])
 
 
 def _write_vectors(
@@ -216,6 +206,23 @@ def _write_vectors(
     return places
 
 
+def _name_places(
+    database: Database,
+    connection: Connection,
+    stored: Mapping[_Key, int],
+    places: Mapping[_Key, tuple[str, int]],
+) -> None:
+    """Have rows name the shards, and the rows of them, in which their vectors are."""
+    in_order: defaultdict[str, list[int]] = defaultdict(list)
+    for key, (shard, _) in places.items():  # whose places are in the order of the shard's rows
+        in_order[shard].append(stored[key])
+    table = _tables.observations
+    for shard, row_ids in in_order.items():
+        row_id, position = database.numbered(row_ids)
+        named = update(table).where(table.c.id == row_id)
+        connection.execute(named.values(vector_shard=shard, vector_row=position))
+
+
 def _key(observation: Observation) -> _Key:
     return (
         observation.domain,
@@ -227,9 +234,13 @@ def _key(observation: Observation) -> _Key:
 
 
 def _stored(
-    connection: Connection, keys: Iterable[_Key], *conditions: Any, lock: bool = False
+    database: Database,
+    connection: Connection,
+    keys: Iterable[_Key],
+    *conditions: Any,
+    lock: bool = False,
 ) -> dict[_Key, int]:
-    """Row ids of those of ``keys`` that are stored, and locked until the transaction ends."""
+    """Row ids of those of ``keys`` that are stored; with ``lock``, nobody else changes them."""
     wanted = set(keys)
     table = _tables.observations
     columns = (table.c.domain, table.c.query_id, table.c.role, table.c.model_key, table.c.rollout)
@@ -240,7 +251,7 @@ def _stored(
         )
         if lock:
             statement = statement.with_for_update()
-        for row_id, *key in connection.execute(statement):
+        for row_id, *key in database.fetch_at_once(connection, statement):
             if tuple(key) in wanted:
                 stored[tuple(key)] = row_id
     return stored

@@ -255,10 +255,12 @@ class Recorder:
                     if next_at == float("inf"):
                         return None
                     next_at = min(next_at, self._give_up_at)
-                left_s = next_at - time.monotonic()
-                if left_s <= 0:
-                    return self._write_rows if rows_at <= vectors_at else self._write_vectors
-                self._work.wait(left_s if left_s < float("inf") else None)
+                now = time.monotonic()
+                if now >= next_at:
+                    # Rows before vectors, should the store be too slow for both.
+                    is_turn_of_rows = rows_at <= max(now, vectors_at)
+                    return self._write_rows if is_turn_of_rows else self._write_vectors
+                self._work.wait(next_at - now if next_at < float("inf") else None)
         return None
 
     def _is_row_urgent(self) -> bool:

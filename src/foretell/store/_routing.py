@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, case, func, select
 
 from foretell.errors import TrainingDataError, UnknownReadPointError
 from foretell.records import Observation, Origin, Query, ReadPoint, Role, RoutingData, Split
@@ -20,6 +21,8 @@ from foretell.store._trust import most_trusted
 from foretell.store._vectors import Shards
 
 _logger = logging.getLogger(__name__)
+
+_LEAST_OF_RULE: Final = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +113,11 @@ def _weak_observations(connection: Connection, wanted: Wanted) -> tuple[str, dic
     table = _tables.observations
     statement = (
         _rows.select_observations()
-        .add_columns(_tables.requests.c.weak_chance, _tables.requests.c.pair_chance)
+        .add_columns(
+            _tables.requests.c.weak_chance,
+            _tables.requests.c.pair_chance,
+            *_rule_columns(),
+        )
         .outerjoin(_tables.requests, _tables.requests.c.id == table.c.query_id)
         .where(table.c.domain == wanted.domain, table.c.role == "weak")
         # a descending sort would put NULL first on one database and last on another
@@ -130,6 +137,7 @@ def _weak_observations(connection: Connection, wanted: Wanted) -> tuple[str, dic
             + ("" if (wanted.since, wanted.origins) == (None, None) else " of that time and origin")
             + "; run 'foretell collect' first, or check the domain's name"
         )
+    comparable = _comparable_chances(connection, wanted.domain)
     # the last row of a query wins
     return key, {
         row.query_id: _Seen(
@@ -137,11 +145,49 @@ def _weak_observations(connection: Connection, wanted: Wanted) -> tuple[str, dic
             row.vector_shard,
             row.vector_row,
             row.weak_chance if row.origin == "traffic" else 1.0,
-            row.pair_chance if row.origin == "traffic" else 1.0,
+            comparable(row) if row.origin == "traffic" else 1.0,
         )
         for row in rows
         if row.model_key == key
     }
+
+
+def _rule_columns() -> tuple[Any, ...]:
+    """What tells the rules that served apart: the probe, or the bar where there is none."""
+    table = _tables.requests
+    bar = case((table.c.probe.is_(None), table.c.keep_at))
+    return table.c.weak_model, table.c.probe, bar.label("bar")
+
+
+def _comparable_chances(connection: Connection, domain: str) -> Callable[[Any], float | None]:
+    """The chance to see both answers of a row, made comparable between the rules that served.
+
+    Rows are made comparable by thinning all of them to the smallest chance. What was served by one
+    rule is a fair sample once it is thinned to that rule's own smallest, so chances are scaled for
+    each rule to have the same: or a rule that keeps some would thin out all that came while nothing
+    was kept. Rules of few requests, whose smallest chance may not have occurred, stay as they are.
+    """
+    table = _tables.requests
+    columns = _rule_columns()
+    statement = (
+        select(*columns, func.min(table.c.pair_chance).label("least"), func.count().label("n"))
+        .where(table.c.domain == domain, table.c.pair_chance > 0)
+        .group_by(*columns)
+    )
+    found = connection.execute(statement).all()
+    smallest = min((row.least for row in found), default=1.0)
+    scale = {
+        (row.weak_model, row.probe, row.bar): smallest / row.least
+        for row in found
+        if row.n >= _LEAST_OF_RULE
+    }
+
+    def of(row: Any) -> float | None:
+        if row.pair_chance is None:
+            return None
+        return row.pair_chance * scale.get((row.weak_model, row.probe, row.bar), 1.0)
+
+    return of
 
 
 def _the_only(role: Role, counts: Mapping[str, int], chosen: str | None) -> str:

@@ -56,7 +56,8 @@ queries = Table(
 observations = Table(
     "observations",
     metadata,
-    Column("id", Integer, primary_key=True),
+    # SQLite numbers rows with 64 bits by itself, but only those of a column of this very type.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("domain", String, nullable=False),
     Column("query_id", String, nullable=False),
     Column("role", String, nullable=False),

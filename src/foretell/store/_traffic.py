@@ -34,6 +34,7 @@ _NUMBERS = (
     "p_strong",
     "keep_at",
     "weak_chance",
+    "pair_chance",
     "shadow_p_success",
     "cost_usd",
     "always_strong_usd",

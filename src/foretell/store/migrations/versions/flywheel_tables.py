@@ -18,6 +18,9 @@ def upgrade() -> None:
     op.create_index("queries_tenant", "queries", ["tenant"])
     op.create_index("queries_origin_recorded_at", "queries", ["origin", "recorded_at"])
     op.create_index("observations_vector_shard", "observations", ["vector_shard"])
+    if op.get_bind().dialect.name == "postgresql":  # 32 bits last for a month of heavy traffic
+        op.alter_column("observations", "id", type_=sa.BigInteger)
+        op.execute("ALTER SEQUENCE observations_id_seq AS bigint")
     op.add_column("requests", sa.Column("weak_model", sa.String))
     op.add_column("requests", sa.Column("weak_chance", sa.Double))
     op.add_column("requests", sa.Column("pair_chance", sa.Double))
