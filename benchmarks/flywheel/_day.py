@@ -178,7 +178,7 @@ def config_of(
             "probes": {"dir": str(folder / "probes")},
             "server": {"port": 0, "stored_keys": False},
             "flywheel": {
-                "refit": {"every_h": 3, "new_labels": 400, "on_drift": True, "shadow_labels": 60},
+                "refit": {"every_h": 3, "new_labels": 800, "on_drift": True, "shadow_labels": 60},
                 "drift": {"window": 300},
             },
         },

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
 from benchmarks.flywheel._day import HOUR, MIDNIGHT, NOON_H, SWAP_H, Day
 from benchmarks.flywheel._measures import Log
 

@@ -27,7 +27,8 @@ LIVE = LiveState(
     store=StoreState(
         error="the disk is full",
         waiting={"rows": 5, "vectors": 2},
-        shed={"records": 0, "observations": 1, "vectors": 7},
+        quality={("auto", "served", "value"): 0.8},
+    shed={"records": 0, "observations": 1, "vectors": 7},
     ),
 )
 SERVED = RequestRecord(
@@ -195,6 +196,8 @@ def test_gauges_show_what_is_so_when_they_are_read() -> None:
     assert value(metrics, "foretell_alarm", domain="geo", alarm="scores") == 0
     assert value(metrics, "foretell_store_failing") == 1
     assert value(metrics, "foretell_store_waiting", kind="rows") == 5
+    found = value(metrics, "foretell_success", route="auto", policy="served", bound="value")
+    assert found == 0.8
     assert value(metrics, "foretell_records_shed_total") == 0
     assert value(metrics, "foretell_vectors_shed_total") == 7
 

@@ -193,3 +193,9 @@ def test_many_open_an_empty_database_at_once(empty_postgresql, tmp_path):
 
     with ThreadPoolExecutor(4) as threads:
         assert len(set(threads.map(open_and_close, range(4)))) == 1
+
+
+def test_a_postgresql_without_its_driver_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StoreError, match=r"pip install 'foretell\[postgres\]'"):
+        Store.open("postgresql://nobody@127.0.0.1/nothing", tmp_path / "vectors")

@@ -9,14 +9,16 @@ from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Final, Self
 
+from foretell.cli._desk import PeopleDesk
 from foretell.errors import RoutingError
-from foretell.flywheel import EventWatch, Worker, alarms_now
+from foretell.flywheel import EventWatch, Worker, alarms_now, quality_now
 from foretell.gateway import Gateway
 
 _logger = logging.getLogger(__name__)
 
 _EVERY_S: Final = 5.0
 _LOOK_S: Final = 0.1
+_ESTIMATE_EVERY_S: Final = 60.0
 _PATIENCE_S: Final = 10.0
 """How long the end waits for threads that the store may be holding up."""
 
@@ -27,12 +29,14 @@ class FlywheelBeside:
     One looks into the store for what was decided, on this machine or another, and has the gateway
     open its probes again; so whoever promotes, everybody serves the same within seconds. With
     ``flywheel.worker: in_process`` another does the flywheel's work. A configuration that takes
-    over while the gateway runs holds for both.
+    over while the gateway runs holds for both. The gateway also gets the flywheel's desk, where
+    people judge answers over HTTP.
     """
 
     def __init__(self, gateway: Gateway, *, every_s: float = _EVERY_S) -> None:
         """``every_s`` is how often the store is looked into."""
         self._gateway = gateway
+        gateway.desk = PeopleDesk()
         self._every_s = every_s
         self._stop = threading.Event()
         self._watching = threading.Thread(target=self._watch, name="foretell-watch", daemon=True)
@@ -63,7 +67,7 @@ class FlywheelBeside:
     def _watch(self) -> None:
         gateway = self._gateway
         watch: EventWatch | None = None
-        unheard, said = False, ""
+        unheard, said, estimated = False, "", 0.0
         try:
             while not self._stop.is_set():
                 try:
@@ -78,6 +82,9 @@ class FlywheelBeside:
                         self._refresh()
                         unheard = False
                     gateway.alarms = alarms_now(store, gateway.active.config)
+                    if now - estimated >= _ESTIMATE_EVERY_S:
+                        gateway.quality = quality_now(store, gateway.active.config)
+                        estimated = now
                     said = ""
                 except RoutingError as error:
                     if str(error) != said:  # once, and not every few seconds

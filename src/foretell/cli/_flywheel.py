@@ -237,6 +237,8 @@ def _print_status(one: DomainStatus) -> None:
     out.print(f"[bold]{one.domain}[/bold]")
     for route in one.routes:
         _line(f"route {route.route}", route.words)
+        if route.quality is not None:
+            _line(f"quality of {route.route}", route.quality.words)
     counted = ", ".join(f"{count} by {source}" for source, count in one.labels.items())
     _line("labels", counted or "none")
     _line("labelled by", one.labelling)

@@ -43,6 +43,7 @@ from foretell.flywheel._labeller import Attributed, Label, Labeller, Source
 from foretell.flywheel._labelling import LabelCounts, label_domain
 from foretell.flywheel._ladder import climb
 from foretell.flywheel._ladder_report import LadderReport
+from foretell.flywheel._live_quality import LiveQuality, live_quality, quality_of_route
 from foretell.flywheel._off_policy import (
     PolicyValue,
     estimate_accuracy,
@@ -79,7 +80,7 @@ from foretell.flywheel._status import DomainStatus, RouteStatus, flywheel_status
 from foretell.flywheel._text_labellers import Contains, Exact, Numeric, Regex
 from foretell.flywheel._two_sample import TwoSample, compare_vectors
 from foretell.flywheel._votes import FeedbackOutcomes, feedback_outcomes
-from foretell.flywheel._watch import EventWatch, alarms_now
+from foretell.flywheel._watch import EventWatch, alarms_now, quality_now
 from foretell.flywheel._webhook import Webhook
 from foretell.flywheel._worker import Worker, ask_for, do_here, make_worker
 from foretell.flywheel._workshop import Workshop, forget_verdicts
@@ -129,6 +130,7 @@ __all__ = [
     "LabelCounts",
     "Labeller",
     "LadderReport",
+    "LiveQuality",
     "Numeric",
     "Paired",
     "PeopleCounts",
@@ -176,6 +178,7 @@ __all__ = [
     "label_budget",
     "label_domain",
     "labeller_names",
+    "live_quality",
     "load_holdout",
     "make_labeller",
     "make_worker",
@@ -185,6 +188,8 @@ __all__ = [
     "prediction_powered",
     "promote_probe",
     "put_people_labels",
+    "quality_now",
+    "quality_of_route",
     "read_queue",
     "refit",
     "rogan_gladen",

@@ -15,6 +15,8 @@ from foretell.flywheel._duty_state import (
     routes_of,
     state_of_domain,
 )
+from foretell.flywheel._live_quality import LiveQuality, quality_of_route
+from foretell.flywheel._traffic_labels import metric_of
 from foretell.flywheel._triggers import refit_outlook
 from foretell.records import Event, Job
 from foretell.runtime import ladder_subject
@@ -25,12 +27,16 @@ _JUDGED: Final = ("promoted", "refused", "rolled_back", "shadow")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteStatus:
-    """How one route decides in a domain; ``step`` is ``None`` where it has no ladder."""
+    """How one route decides in a domain, and how its answers do.
+
+    ``step`` is ``None`` where it has no ladder, ``quality`` where nothing was served.
+    """
 
     route: str
     router: str
     step: str | None
     words: str
+    quality: LiveQuality | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +92,7 @@ def _status(store: Store, state: DomainState) -> DomainStatus:
                 words=_on_ladder(store, state, name)
                 if name in state.steps
                 else _fixed(state, route.router),
+                quality=quality_of_route(store, domain, name, metric=metric_of(config, domain)),
             )
             for name, route in routes_of(config, domain).items()
         ),

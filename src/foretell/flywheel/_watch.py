@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from foretell.config import Config
+from foretell.evaluation import Interval
 from foretell.flywheel._alarms import alarm_states
-from foretell.flywheel._duty_state import cared_for
+from foretell.flywheel._duty_state import cared_for, routes_of
+from foretell.flywheel._live_quality import quality_of_route
+from foretell.flywheel._traffic_labels import metric_of
 from foretell.records import Event
 from foretell.store import Store
 
@@ -47,6 +50,28 @@ def changes_serving(event: Event) -> bool:
     """Whether a gateway must open its probes, or a ladder's step, again."""
     moved = event.kind == "ladder" and event.details.get("came_from") is not None
     return moved or event.kind in _CHANGES
+
+
+def quality_now(store: Store, config: Config) -> Mapping[tuple[str, str, str], float]:
+    """By route, policy (``served``, ``always_strong``, ``always_weak``) and ``value/low/high``.
+
+    Of a route that serves several domains, that of the first with labels; what is not known is left
+    out.
+    """
+    found: dict[tuple[str, str, str], float] = {}
+    for domain in cared_for(config, store):
+        metric = metric_of(config, domain)
+        for route in routes_of(config, domain):
+            quality = quality_of_route(store, domain, route, metric=metric)
+            if quality is None or (route, "served", "value") in found:
+                continue
+            for policy in ("served", "always_strong", "always_weak"):
+                interval: Interval = getattr(quality, policy)
+                for bound in ("value", "low", "high"):
+                    number: float | None = getattr(interval, bound)
+                    if number is not None:
+                        found[route, policy, bound] = number
+    return found
 
 
 def alarms_now(store: Store, config: Config) -> Mapping[tuple[str, str], bool]:

@@ -103,7 +103,8 @@ async def _require_own(gateway: Gateway, caller: Caller, request_id: str) -> Non
     if record is None or caller.key_id not in ("", record.key_id):
         raise ApiError(
             404,
-            "no such request is known; wanted the x-request-id of an answer to the same API key",
+            "no such request is known; wanted the x-request-id of an answer to the same API key "
+            "that was not erased since",
             code="request_not_found",
             param="request_id",
         )

@@ -98,6 +98,8 @@ class Gateway:
         self._salt = b""
         self.alarms: Mapping[tuple[str, str], bool] = {}
         """By domain and name, as whoever watches the store last told; for the metrics."""
+        self.quality: Mapping[tuple[str, str, str], float] = {}
+        """By route, policy and bound, the share of answers that succeed; told likewise."""
         self.desk: LabelDesk | None = None
         """Where people judge answers; given by whoever composes the gateway and the flywheel."""
         self.draining = False
@@ -523,7 +525,7 @@ class Gateway:
             stack.callback(self.recorder.close)
 
     async def _open_store_later(self) -> None:
-        """Try until it opens: it may have been started after the gateway, or be gone for a while."""
+        """Try until it opens: it may be started after the gateway, or be gone for a while."""
         while not self._ending.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_REOPEN_S):
@@ -632,6 +634,7 @@ class Gateway:
             explore={name: control.explore for name, control in only.items()},
             shadow_waiting=self.shadow_runs.waiting,
             alarms=self.alarms,
+            quality=self.quality,
             store=self.store_state(),
         )
 

@@ -156,6 +156,7 @@ class LiveState:
 
     ``breakers`` has a state per target, ``strong_share`` and ``keep_at`` a number per route,
     ``None`` where there is none now. ``explore`` is the share left to chance, per route.
+    ``quality`` is an estimate by route, policy and bound.
     ``alarms`` says by domain and name whether an alarm of the flywheel is raised. ``store`` is
     ``None`` where nothing is to be kept.
     """
@@ -168,6 +169,9 @@ class LiveState:
     explore: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     shadow_waiting: int = 0
     alarms: Mapping[tuple[str, str], bool] = field(default_factory=dict[tuple[str, str], bool])
+    quality: Mapping[tuple[str, str, str], float] = field(
+        default_factory=dict[tuple[str, str, str], float]
+    )
     store: StoreState | None = None
 
 
@@ -458,6 +462,14 @@ class _LiveGauges(Collector):
         for (domain, name), raised in sorted(live.alarms.items()):
             alarms.add_metric((domain, name), float(raised))
         yield alarms
+        quality = GaugeMetricFamily(
+            "foretell_success",
+            "Estimated share of answers that succeed, with the ends of its 95 % interval",
+            labels=("route", "policy", "bound"),
+        )
+        for labels, value in sorted(live.quality.items()):
+            quality.add_metric(labels, value)
+        yield quality
 
 
 def _store_gauges(store: StoreState) -> Iterator[Metric]:

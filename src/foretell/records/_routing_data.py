@@ -98,8 +98,8 @@ class RoutingData:
     both are ignored. ``weights`` count as repetitions of a row, 1 where empty.
 
     ``weak_chance`` is how likely it was that this row would be seen (see ``RequestRecord``): 1 for
-    what was collected, NaN where a caller chose; ``pair_chance`` the same of both models' answers, on a
-    scale on which rows are alike once they are thinned to the smallest.
+    what was collected, NaN where a caller chose; ``pair_chance`` the same of both models' answers,
+    on a scale on which rows are alike once they are thinned to the smallest.
     ``subspace`` is what all of the pooled activations were reduced to and restored from, ``None``
     where they are whole: a probe that is fitted on them reads others through it.
     """

@@ -37,7 +37,7 @@ def put(
             # the same words whether the request is another key's or nobody's
             raise InputError(
                 f"no request {given.request_id!r} is known; wanted the x-request-id of an answer "
-                "to the same API key"
+                "to the same API key that was not erased since"
             )
         place = _place(given.request_id, given.metric, given.source, given.author)
         was_there = connection.scalar(select(exists().where(place)))
