@@ -108,7 +108,6 @@ def _measured(day: Day, statics: dict[str, list[Served]], seed: int) -> dict[str
             name: summary(log.take(np.flatnonzero(log.first)), rng) for name, log in logs.items()
         },
         "phases": phases(mine, events),
-        "static_probe": day.frozen_how,
         "served_by_step": _by_step(day.served),
         "shadow_usd_per_1k": round(1000 * float(np.mean([s.shadow_usd for s in day.served])), 4),
         "failures": day.failures,

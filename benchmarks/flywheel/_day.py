@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 from unittest import mock
 from uuid import UUID
 
@@ -25,7 +25,6 @@ from foretell.flywheel import EventWatch, Worker
 from foretell.flywheel._duties import work_on
 from foretell.gateway import Gateway, make_app
 from foretell.records import Outcome
-from foretell.runtime import serving_version, train_probe
 from foretell.store import Store, model_key
 
 ROUTE: Final = "auto"
@@ -91,15 +90,13 @@ class Served:
 class Day:
     """All that happened: each request, and each event of the flywheel.
 
-    ``frozen`` is where the probe of noon lies, ``None`` where the day ended before noon;
-    ``frozen_how`` says how it came there.
+    ``frozen`` is where store and probes of noon lie, ``None`` where the day ended before noon.
     """
 
     served: list[Served]
     events: list[Mapping[str, Any]]
     failures: list[str]
     frozen: Path | None = None
-    frozen_how: str = ""
 
 
 def arrivals(world: World, requests: int, rng: np.random.Generator) -> list[Arrival]:
@@ -134,16 +131,14 @@ def _deck(queries: Sequence[Asked], rng: np.random.Generator) -> list[Asked]:
     return [queries[index] for index in rng.permutation(len(queries) * MOST_REPEATS) % len(queries)]
 
 
-def config_of(
-    world: World, folder: Path, weak: str, *, seed: int, router: Literal["auto", "probe"] = "auto"
-) -> Config:
+def config_of(world: World, folder: Path, weak: str, *, seed: int, learns: bool = True) -> Config:
     """The configuration; the swap changes nothing but the weak model's recording.
 
-    A static probe has neither exploration nor shadow runs.
+    What does not learn has neither exploration nor shadow runs.
     """
     small = {"engine": "recorded", "path": str(world.recordings[weak])}
     large = {"engine": "recorded", "path": str(world.recordings["strong"])}
-    learns: dict[str, Any] = {
+    learning: dict[str, Any] = {
         "explore": {"start": 0.05, "floor": 0.02, "half_life": 1000, "aimed": 0.5},
         "shadow_runs": {
             "share": 1.0,
@@ -163,11 +158,11 @@ def config_of(
                 ROUTE: {
                     "weak": "small",
                     "strong": ["large"],
-                    "router": router,
+                    "router": "auto",
                     "domain": DOMAIN,
                     "goal": {"quality": QUALITY, "confidence": CONFIDENCE},
                     "deadline": {"floor_ms": 60_000},
-                    **(learns if router == "auto" else {}),
+                    **(learning if learns else {}),
                 }
             },
             "store": {
@@ -292,7 +287,7 @@ async def live(
     folder.mkdir(parents=True, exist_ok=True)
     clock, by_id = Clock(), dict[str, Served]()
     weak: Weak = "q8"
-    frozen: tuple[Path, str] | None = None
+    frozen: Path | None = None
     gateway = Gateway(config_of(world, folder, weak, seed=seed), clock=clock)
     try:
         await gateway.load()
@@ -307,7 +302,7 @@ async def live(
                     tell(_line(clock(), list(by_id.values()), words))
                     next_tick += TICK_S
                 if frozen is None and arrival.hour >= NOON_H:
-                    frozen = await asyncio.to_thread(_freeze, gateway.store, folder, clock())
+                    frozen = _freeze(folder)
                 clock.now = arrival.at
                 if weak == "q8" and arrival.hour >= SWAP_H:
                     weak = "q4"
@@ -326,35 +321,29 @@ async def live(
         ]
     finally:
         await gateway.close()
-    where, how = frozen or (None, "")
     return Day(
-        served=list(by_id.values()),
-        events=events,
-        failures=flywheel.failures,
-        frozen=where,
-        frozen_how=how,
+        served=list(by_id.values()), events=events, failures=flywheel.failures, frozen=frozen
     )
 
 
 async def static(
     world: World,
     requests: Sequence[Arrival],
-    probes: Path,
+    frozen: Path,
     folder: Path,
     *,
     seed: int,
     notices: bool,
 ) -> list[Served]:
-    """Serve the requests from noon on with the probe of noon, which nobody looks after.
+    """Serve the requests from noon on with the probe and the bar of noon; nothing learns on.
 
     With ``notices``, the swapped model comes under its own name, and foretell declines to use a
     probe that was fitted on another; without, it comes under the name of the one before.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(probes, folder / "probes", dirs_exist_ok=True)
+    shutil.copytree(frozen, folder)
     clock, by_id = Clock(), dict[str, Served]()
     weak: Weak = "q8"
-    gateway = Gateway(config_of(world, folder, weak, seed=seed, router="probe"), clock=clock)
+    gateway = Gateway(config_of(world, folder, weak, seed=seed, learns=False), clock=clock)
     try:
         await gateway.load()
         async with _client(gateway) as client:
@@ -364,7 +353,7 @@ async def static(
                     continue
                 if weak == "q8" and arrival.hour >= SWAP_H:
                     weak, name = "q4", "q4" if notices else "mute"
-                    changed = config_of(world, folder, name, seed=seed, router="probe")
+                    changed = config_of(world, folder, name, seed=seed, learns=False)
                     await gateway.change(changed, by="operator")
                 one = await _ask(client, arrival, weak)
                 by_id[one.request_id] = one
@@ -384,25 +373,30 @@ def usd(asked: Asked, who: str) -> float:
     return paid / 1e6
 
 
-def _freeze(store: Store, folder: Path, now: float) -> tuple[Path, str]:
-    """The probe that serves at noon; where none does, one that is trained on the morning."""
+def _freeze(folder: Path) -> Path:
+    """A copy of store and probes as they are, for those who stop the flywheel here."""
     kept = folder / "noon"
-    serving = serving_version(folder / "probes", DOMAIN)
-    if serving is not None:
-        shutil.copytree(folder / "probes", kept)
-        return kept, f"{DOMAIN}@{serving}, which served at noon"
-    when = datetime.fromtimestamp(now, UTC)
-    train_probe(store, DOMAIN, kept, now=when, metric=METRIC, nested=False, by="benchmark")
-    return kept, "trained on all labels of the morning, since none served"
+    kept.mkdir()
+    with (
+        closing(sqlite3.connect(folder / "foretell.db")) as store,
+        closing(sqlite3.connect(kept / "foretell.db")) as copy,
+    ):
+        store.backup(copy)
+    for name in ("vectors", "probes"):
+        if (folder / name).is_dir():
+            shutil.copytree(folder / name, kept / name)
+    return kept
 
 
 def _account(store: Store, by_id: Mapping[str, Served]) -> None:
     """What each request cost, and what was asked of the other model afterwards."""
-    for record in store.requests(limit=len(by_id) + 1):
+    for record in store.requests(limit=len(by_id)):
         by_id[record.id].cost_usd = record.cost_usd or 0.0
     for role in ("weak", "strong"):
         for one in store.observations(DOMAIN, role):
-            served = by_id[one.query.id]
+            served = by_id.get(one.query.id)
+            if served is None:  # of before noon
+                continue
             if served.by_weak != (role == "weak"):
                 who = served.weak if role == "weak" else "strong"
                 served.shadow_usd += usd(served.arrival.asked, who)

@@ -68,6 +68,7 @@ def serve(
     at: float = START,
     reduced: bool = False,
     explored: float = 0.0,
+    grouped: bool = False,
     **fields: object,
 ) -> None:
     """Requests with these activations, decided by the serving probe, their vectors kept.
@@ -108,7 +109,11 @@ def serve(
         observations.append(
             Observation(
                 domain=DOMAIN,
-                query=Query(id=f"{name}-{i}", messages=({"role": "user", "content": ""},)),
+                query=Query(
+                    id=f"{name}-{i}",
+                    messages=({"role": "user", "content": ""},),
+                    group=f"asked-{i}" if grouped else None,
+                ),
                 role="weak" if by_weak else "strong",
                 answer=Answer(
                     text="",
@@ -213,6 +218,14 @@ def test_one_conversation_is_no_evidence(place):
         report = look(store, place)
         assert report.alarms == ()
         assert all(finding.value is None for finding in report.findings)
+
+
+def test_requests_that_begin_with_the_same_examples_are_no_conversation(place):
+    """Their session is one, by the first message; what they ask is not."""
+    rows = moved(110, np.random.default_rng(4))
+    with opened(place) as store:
+        serve(store, place, "few", rows, session="one", grouped=True)
+        assert "vectors" in look(store, place).alarms
 
 
 def test_one_prompt_asked_again_and_again_is_no_evidence_of_other_vectors(place):
@@ -332,3 +345,16 @@ def test_what_is_taken_of_the_seen_is_taken_with_one_chance_from_all(chances):
 def test_what_a_caller_chose_is_not_taken():
     taken = _unselected(np.array([1.0, np.nan, 0.0, 1.0]), np.random.default_rng(0))
     assert taken.tolist() == [True, False, False, True]
+
+
+def test_only_queries_on_which_nothing_was_fitted_are_compared_with(place):
+    # A subspace lies close to the queries it was fitted on; in it, all others look strange.
+    with opened(place) as store:
+        serve(store, place, "calm", vectors(110, np.random.default_rng(12)), reduced=True)
+        log = store.traffic(DOMAIN, limit=WINDOW)
+        window = WatchedTraffic(log=log, groups=log.ids, early=np.zeros(len(log), bool))
+        saved = serving_probe(place / "probes", DOMAIN)
+        found = reference_of(store, saved, window, np.random.default_rng(0))
+        assert {name.split("-")[0] for name in found.vectors.reference_groups} == {"tested"}
+        assert {name.split("-")[0] for name in found.scores.groups} == {"tested"}
+        assert len(found.vectors.reference) == len(found.scores.p_success) == 200

@@ -11,6 +11,7 @@ import pytest
 from flywheel_world import (
     KEY,
     MODEL,
+    POINTS,
     chance,
     label,
     opened,
@@ -492,3 +493,20 @@ def test_a_refit_on_vectors_that_were_kept_reduced_weighs_what_the_probe_read(be
         assert found.comparison.rivals_auroc is not None
         assert found.comparison.rivals_auroc > 0.85
         assert considered(store, folder, version=found.version) is not None
+
+
+def test_a_candidate_foretells_afterwards_what_was_escalated_without_a_prefill(late):
+    """Its vectors came with the weak model's answer in a shadow run, and were kept."""
+    store, folder = late
+    rows = vectors(6, np.random.default_rng(10))
+    at = NOW.timestamp() + 1
+    store.append_requests(
+        [request(f"x-{i}", at, p_success=0.2, probe="made-up@1") for i in range(6)]
+    )
+    put(store, "x", rows, np.ones(6), origin="traffic")
+    found = shadowed(store, folder)
+    candidate = load_version(folder / "probes", "made-up", 2)
+    assert found.rival == pytest.approx(np.full(6, 0.2))
+    read = dict(zip(POINTS, (rows * np.float32(0.5), rows), strict=True))
+    (point,) = candidate.probe.read_points
+    assert found.candidate == pytest.approx(candidate.probe.p_success(read[point]), abs=1e-3)

@@ -8,55 +8,28 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 import yaml
+from admin_client import ADMIN, VIEWER, admin_of, told
 from serving import ESCALATED, KEPT, Served, gateway_config, serving, until, upstream
 
 from foretell.config import AdminConfig
 from foretell.errors import ConfigError
-from foretell.gateway._admin import AdminTokens, make_admin_app
-from foretell.gateway._server import _listen, _server
+from foretell.gateway._admin import AdminTokens
 from foretell.gateway._snapshot import Snapshot
 from upstreams.scripted_server import ScriptedServer, answers, error
-
-ADMIN = {"authorization": "Bearer admin-token"}
-VIEWER = {"authorization": "Bearer viewer-token"}
 
 
 @pytest.fixture(scope="module")
 def large() -> Iterator[ScriptedServer]:
     with upstream(otherwise=answers) as server:
         yield server
-
-
-@contextmanager
-def admin_of(served: Served) -> Generator[httpx2.Client]:
-    """The admin listener of a gateway that runs already, and a client that may change things."""
-    tokens = AdminTokens({"admin-token": "admin", "viewer-token": "viewer"})
-    listener = _listen("127.0.0.1", 0)
-    server = _server(make_admin_app(served.gateway, tokens), served.gateway.snapshot.config)
-
-    async def start() -> asyncio.Task[None]:
-        return asyncio.create_task(server.serve(sockets=[listener]))
-
-    async def stop(running: asyncio.Task[None]) -> None:
-        server.should_exit = True
-        await running
-
-    running = served.run(start())
-    served.tasks_at_rest += 1
-    host, port = listener.getsockname()
-    with httpx2.Client(base_url=f"http://{host}:{port}", headers=ADMIN, timeout=30) as client:
-        yield client
-    served.run(stop(running))
-    served.tasks_at_rest -= 1
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +73,6 @@ def with_goal(admin: httpx2.Client, threshold: float) -> Any:
     config = active(admin)["config"]
     config["routes"]["auto"]["goal"] = {"threshold": threshold}
     return config
-
-
-def told(response: httpx2.Response, status: int, code: str, *words: str) -> None:
-    error = response.json()["error"]
-    assert (response.status_code, error["code"]) == (status, code), response.text
-    for word in words:
-        assert word in error["message"]
 
 
 # Roles

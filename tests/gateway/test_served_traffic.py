@@ -224,3 +224,20 @@ def test_queries_that_only_begin_alike_are_groups_of_their_own(toy: Path, large:
             served.chat([*examples, asked], max_tokens=2, headers=PINNED)
         first, second, third = (one.query.group for one in kept(served))
         assert first == third != second
+
+
+def test_an_example_that_was_asked_by_itself_does_not_make_one_group_of_all(
+    toy: Path, large: ScriptedServer
+):
+    examples = [
+        {"role": "user", "content": "Which town in the west is nr 1?"},
+        {"role": "assistant", "content": "Ayr"},
+        {"role": "user", "content": "Which town in the west is nr 2?"},
+        {"role": "assistant", "content": "Bute"},
+    ]
+    with serving(gateway_config(toy, large.url)) as served:
+        served.chat(examples[:1], max_tokens=2, headers=PINNED)
+        for number in (5, 6):
+            asked = {"role": "user", "content": f"Which town in the west is nr {number}?"}
+            served.chat([*examples, asked], max_tokens=2, headers=PINNED)
+        assert len({one.query.group for one in kept(served)}) == 3

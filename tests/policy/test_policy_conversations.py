@@ -9,6 +9,7 @@ from foretell.policy import (
     after_turn,
     conversation_id,
     prefix_chain,
+    thread_of,
 )
 
 TTL_S = 60.0
@@ -254,3 +255,68 @@ def test_a_turn_that_ended_too_long_ago_is_not_remembered():
 def test_room_for_nothing_is_refused():
     with pytest.raises(InputError, match="limit is 0"):
         ConversationStates(limit=0, ttl_s=1, clock=Clock())
+
+
+# What the turns of a conversation have in common
+
+
+def thread(chats, history, **named):
+    """The thread of a request that is then served."""
+    found = chats.states.find("t", Conversation.of(history, **named))
+    told = thread_of(Conversation.of(history, **named), found)
+    chats.serve(history, "large", **named)
+    return told
+
+
+def test_later_turns_share_a_thread_that_the_first_one_cannot_know():
+    chats = Chats()
+    assert thread(chats, said("hi")) is None
+    second = thread(chats, said("hi", "hello", "my bill"))
+    assert second is not None
+    assert thread(chats, said("hi", "hello", "my bill", "which?", "of May")) == second
+
+
+def test_chats_that_open_alike_are_threads_of_their_own():
+    chats = Chats()
+    chats.serve(said("hi"), "large")
+    threads = {
+        thread(chats, said("hi", *rest))
+        for rest in (("hello", "my bill"), ("hello", "my router"), ("good day", "my bill"))
+    }
+    assert len(threads) == 3
+    assert None not in threads
+
+
+def test_an_example_of_a_prompt_that_was_asked_by_itself_makes_no_thread_of_all_that_hold_it():
+    chats = Chats()
+    chats.serve(said("Lyon?"), "large")
+    examples = said("Lyon?", "France", "Osaka?", "Japan")
+    assert thread(chats, [*examples, *said("Bergen?")]) is None
+    assert (
+        thread(chats, [*examples, *said("Accra?"), {"role": "assistant", "content": "{"}]) is None
+    )
+    # and what goes on from one of these is a thread, not of those that begin alike
+    bergen = thread(chats, [*examples, *said("Bergen?", "Norway", "And Oslo?")])
+    assert (
+        thread(chats, [*examples, *said("Bergen?", "Norway", "And Oslo?", "Too", "Ny?")]) == bergen
+    )
+    chats.serve([*examples, *said("Turku?")], "large")
+    turku = thread(chats, [*examples, *said("Turku?", "Finland", "And Oslo?")])
+    assert len({None, bergen, turku}) == 3
+
+
+def test_a_tool_loop_is_of_its_conversations_thread():
+    chats = Chats()
+    tool = {"role": "tool", "content": "42"}
+    call = {"role": "assistant", "content": "calling"}
+    chats.serve(said("how many?"), "large")
+    loop = thread(chats, [*said("how many?"), call, call, tool, tool])
+    assert loop is not None
+    later = [*said("how many?"), call, call, tool, tool, *said("of what?", "x", "y")[1:]]
+    assert thread(chats, later) == loop
+
+
+def test_a_thread_that_its_caller_names_is_that_name():
+    chats = Chats()
+    assert thread(chats, said("hi"), header="chat-1") is None
+    assert thread(chats, said("something else"), header="chat-1") == "chat-1"

@@ -302,3 +302,31 @@ def test_vectors_are_added_once_and_only_to_what_is_stored(any_store, observe):
     data = any_store.load_routing_data("geo", read_points=[ReadPoint(0)])
     assert data.ids == ("1",)
     np.testing.assert_array_equal(data.activations[ReadPoint(0)], [[1, 2, 3, 4]])
+
+
+def test_chances_of_both_answers_are_comparable_between_rules(any_store, served, observe, identity):
+    """While nothing is kept nearly all is seen; that is no reason to thin it by a later rule.
+
+    The rule "@1" sees all with 0.9. "@2" keeps half, of which 0.3 are seen: brought to one smallest
+    chance, 0.9 * 0.3/0.9 = 0.3, and 0.9 and 0.3 as they are. Of "@3" there are too few to say.
+    """
+    chances = {"@1": [0.9] * 50, "@2": [0.9, 0.3] * 25, "@3": [0.8]}
+    rows = [(rule, chance) for rule, seen in chances.items() for chance in seen]
+    any_store.append_traffic(
+        [
+            served(
+                str(n),
+                at=NOW + n,
+                serve="strong",
+                weak_model=model_key(identity),
+                probe=f"geo{rule}",
+                pair_chance=chance,
+            )
+            for n, (rule, chance) in enumerate(rows)
+        ],
+        [observe(str(n), origin="traffic") for n in range(len(rows))],
+    )
+    data = any_store.load_routing_data("geo", read_points=[])
+    found = dict(zip(data.ids, data.pair_chance, strict=True))
+    wanted = [0.3] * 50 + [0.9, 0.3] * 25 + [0.8]
+    assert [found[str(n)] for n in range(len(rows))] == pytest.approx(wanted)

@@ -90,7 +90,7 @@ def show_probe(
 def promote(
     probe: ProbeName,
     config: ConfigPath = DEFAULT_CONFIG,
-    why: Why = "asked for",
+    why: Why = "promoted by hand",
     by: By = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -122,7 +122,7 @@ def promote(
 def rollback(
     domain: Annotated[str, typer.Argument(help="whose probe")],
     config: ConfigPath = DEFAULT_CONFIG,
-    why: Why = "asked for",
+    why: Why = "rolled back by hand",
     by: By = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -70,7 +70,7 @@ def watch_domain(
     report = (
         DriftReport(findings=(), probe=saved.card.name, stale=stale)
         if saved is not None and (stale := stale_words(saved, log)) is not None
-        else _compared(store, folder, saved, log, config, np.random.default_rng(seed))
+        else _compared(store, folder, domain, saved, log, config, np.random.default_rng(seed))
     )
     _note_stale(store, domain, report, by=by, at=now.timestamp())
     _note_alarms(store, domain, report, by=by, at=now.timestamp())
@@ -104,6 +104,7 @@ def stale_words(saved: SavedProbe, log: TrafficLog) -> str | None:
 def _compared(
     store: Store,
     folder: Path,
+    domain: str,
     saved: SavedProbe | None,
     log: TrafficLog,
     config: DriftConfig,
@@ -114,7 +115,7 @@ def _compared(
     mine = log.take(np.array([probe == name or probe in early for probe in log.probes], bool))
     traffic = WatchedTraffic(
         log=mine,
-        groups=_conversations(store, mine),
+        groups=_conversations(store, domain, mine),
         early=np.array([probe in early for probe in mine.probes], dtype=bool),
     )
     if saved is None:
@@ -131,13 +132,18 @@ def _compared(
     )
 
 
-def _conversations(store: Store, log: TrafficLog) -> tuple[str, ...]:
-    """The conversation of each request, else its own id."""
+def _conversations(store: Store, domain: str, log: TrafficLog) -> tuple[str, ...]:
+    """What each request belongs to, else its own id.
+
+    That is the group of its query, where that was kept: a session is told by the first message, and
+    examples in a prompt are common to all that begin with them.
+    """
     if not len(log):
         return ()
     records = store.requests(since=float(log.at[0]), limit=2 * len(log))
     sessions = {record.id: record.session for record in records}
-    return tuple(sessions.get(request_id) or request_id for request_id in log.ids)
+    groups = {query.id: query.group for query in store.queries(domain)}
+    return tuple(groups.get(one) or sessions.get(one) or one for one in log.ids)
 
 
 def _note_alarms(store: Store, domain: str, report: DriftReport, *, by: str, at: float) -> None:

@@ -6,11 +6,13 @@ whoever started it lives.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
 import sys
 import threading
+import time
 from io import FileIO
 from typing import Any, Final
 
@@ -21,6 +23,8 @@ from foretell.runtime import Foretell
 
 _NICE: Final = 10
 _ORPHANED: Final = 3
+_STILL_S: Final = 3600.0
+"""How long a job may go on without any progress."""
 
 
 def main(orders: FileIO) -> None:
@@ -35,7 +39,33 @@ def main(orders: FileIO) -> None:
         job = store.job(order["job_id"])
         if job is not None:
             queue = JobQueue(store, order["worker"], lease_s=order["lease_s"])
-            work_on(job, config, queue)
+            watchdog = _Watchdog(order["lease_s"])
+            watchdog.start()
+            work_on(job, config, queue, on_progress=watchdog.progressed)
+
+
+class _Watchdog(threading.Thread):
+    """Ends this process when it hangs, and says on stderr where.
+
+    That is when no thread comes to run for ``lease_s`` (a pattern that searches for ever lets go of
+    nothing; the job is another's by then), or nothing progresses for an hour. It is the C library's
+    own thread that ends it, which needs no interpreter.
+    """
+
+    def __init__(self, lease_s: float) -> None:
+        super().__init__(name="foretell-watchdog", daemon=True)
+        self._lease_s = lease_s
+        self._progressed_at = time.monotonic()
+
+    def progressed(self, _progress: float | None, _message: str) -> None:
+        """The job goes on."""
+        self._progressed_at = time.monotonic()
+
+    def run(self) -> None:
+        """Put the end off for as long as all is well."""
+        while time.monotonic() - self._progressed_at < _STILL_S:
+            faulthandler.dump_traceback_later(self._lease_s, exit=True)
+            time.sleep(self._lease_s / 4)
 
 
 def _end_with_parent(orders: FileIO) -> None:

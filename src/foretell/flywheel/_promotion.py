@@ -24,7 +24,15 @@ from foretell.flywheel._paired import in_shadow, on_holdout
 from foretell.flywheel._refit import HISTORY, refit_event, rival_of
 from foretell.probes import SavedProbe
 from foretell.records import Event
-from foretell.runtime import load_pointers, load_version, locked, promote, roll_back, set_shadow
+from foretell.runtime import (
+    load_pointers,
+    load_version,
+    locked,
+    promote,
+    require_probes,
+    roll_back,
+    set_shadow,
+)
 from foretell.store import Store, model_key
 
 PromotionState = Literal["promoted", "refused", "shadow", "waiting", "unchanged"]
@@ -113,12 +121,19 @@ def consider_promotion(
 
 
 def roll_back_probe(
-    store: Store, domain: str, folder: Path, *, by: str, now: datetime, why: str = "asked for"
+    store: Store,
+    domain: str,
+    folder: Path,
+    *,
+    by: str,
+    now: datetime,
+    why: str = "rolled back by hand",
 ) -> int:
     """Let the version before serve again; returns its number, and notes ``rolled_back``.
 
     Raises what ``runtime.roll_back`` does.
     """
+    require_probes(folder, domain)
     with locked(folder, domain):
         before = load_pointers(folder, domain).serving
         version = roll_back(folder, domain)
@@ -135,12 +150,13 @@ def promote_probe(
     *,
     by: str,
     now: datetime,
-    why: str = "asked for",
+    why: str = "promoted by hand",
 ) -> int | None:
     """Let a version serve whatever the evidence says; returns what served, notes ``promoted``.
 
     Raises what ``runtime.promote`` does.
     """
+    require_probes(folder, domain)
     with locked(folder, domain):
         before = load_pointers(folder, domain).serving
         promote(folder, domain, version)

@@ -230,7 +230,9 @@ class _AdminHandlers:
     async def roll_back_probe(self, request: Request, domain: str) -> Response:
         """Serve by the version before."""
         role = self._require(request, "admin")
-        return json_response(await _admin_flywheel.roll_back_probe(self._gateway, domain, by=role))
+        body = await body_of(request, max_bytes=_MOST_BYTES, timeout_s=30)
+        found = await _admin_flywheel.roll_back_probe(self._gateway, domain, body, by=role)
+        return json_response(found)
 
     async def events(self, request: Request) -> Response:
         """What was decided and noticed: promotions, alarms, steps of the ladder."""

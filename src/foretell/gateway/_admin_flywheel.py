@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
-from foretell.errors import RoutingError
+from foretell.errors import InputError, RoutingError
 from foretell.gateway._bodies import parse_json
 from foretell.gateway._errors import ApiError
 from foretell.gateway._fields import Field, refuse_unknown
 from foretell.gateway._gateway import Gateway
-from foretell.probes import ProbeCard, load_probe
-from foretell.records import Event
+from foretell.probes import ProbeCard
+from foretell.records import Event, Job
 from foretell.runtime import (
+    load_version,
+    locked,
     probe_versions,
     promote,
+    require_probes,
     roll_back,
     serving_version,
     shadow_version,
     trained_domains,
 )
+from foretell.store import Store
+
+_logger = logging.getLogger(__name__)
 
 _MOST: Final = 1000
 _DEFAULT_LIMIT: Final = 100
+_LONGEST_WHY: Final = 1000
 
 
 async def probes(gateway: Gateway) -> dict[str, Any]:
@@ -32,39 +41,33 @@ async def probes(gateway: Gateway) -> dict[str, Any]:
     folder = gateway.snapshot.config.probes.dir
 
     def read() -> list[dict[str, Any]]:
-        return [
-            {
-                "domain": domain,
-                "serving": serving_version(folder, domain),
-                "shadow": shadow_version(folder, domain),
-                "versions": [
-                    _card(load_probe(folder / domain / str(version)).card)
-                    for version in probe_versions(folder, domain)
-                ],
-            }
-            for domain in trained_domains(folder)
-        ]
+        return [_of_domain(folder, domain) for domain in trained_domains(folder)]
 
-    return {"object": "list", "data": await _of_files(read)}
+    return {"object": "list", "data": await asyncio.to_thread(read)}
 
 
 async def promote_probe(gateway: Gateway, domain: str, body: bytes, *, by: str) -> dict[str, Any]:
     """Serve by a version from now on, whatever the evidence says of it."""
     raw = Field(parse_json(body))
-    refuse_unknown(raw, ("version",), api="promote")
+    refuse_unknown(raw, ("version", "why"), api="promote")
     version = raw.need("version").integer(1)
-    folder = gateway.snapshot.config.probes.dir
-    before = await _of_files(lambda: serving_version(folder, domain))
-    await _of_files(lambda: promote(folder, domain, version))
-    return await _changed(gateway, "promoted", domain, before, version, by=by)
+    why = _why(raw, "promoted by hand")
+
+    def move(folder: Path) -> int:
+        promote(folder, domain, version)
+        return version
+
+    return await _changed(gateway, "promoted", domain, move, by=by, why=why)
 
 
-async def roll_back_probe(gateway: Gateway, domain: str, *, by: str) -> dict[str, Any]:
-    """Serve by the version before the one that serves."""
-    folder = gateway.snapshot.config.probes.dir
-    before = await _of_files(lambda: serving_version(folder, domain))
-    version = await _of_files(lambda: roll_back(folder, domain))
-    return await _changed(gateway, "rolled_back", domain, before, version, by=by)
+async def roll_back_probe(gateway: Gateway, domain: str, body: bytes, *, by: str) -> dict[str, Any]:
+    """Serve by the version before the one that serves; the body may be left out."""
+    raw = Field(parse_json(body or b"{}"))
+    refuse_unknown(raw, ("why",), api="rollback")
+    why = _why(raw, "rolled back by hand")
+    return await _changed(
+        gateway, "rolled_back", domain, lambda folder: roll_back(folder, domain), by=by, why=why
+    )
 
 
 async def events(gateway: Gateway, query: Mapping[str, str]) -> dict[str, Any]:
@@ -84,33 +87,113 @@ async def jobs(gateway: Gateway, query: Mapping[str, str]) -> dict[str, Any]:
 
 
 async def add_job(gateway: Gateway, body: bytes, *, by: str) -> dict[str, Any]:
-    """Ask for a probe to be trained; a worker takes it up."""
+    """Ask for a probe to be trained; a worker takes it up. What waits or runs already is shown."""
     raw = Field(parse_json(body))
     refuse_unknown(raw, ("kind", "domain"), api="jobs")
     kind = raw.need("kind").one_of(("refit",))
     domain = raw.need("domain").text(longest=128, empty=False)
-    job = await gateway.with_store(lambda store: store.add_job(kind, {"domain": domain}, by=by))
+
+    def ask(store: Store) -> Job | None:
+        if all(counts.domain != domain for counts in store.domains()):
+            return None
+        for state in ("running", "waiting"):
+            for job in store.jobs(state=state, limit=_MOST):
+                if (job.kind, job.args.get("domain")) == (kind, domain):
+                    return job
+        return store.add_job(kind, {"domain": domain}, by=by)
+
+    job = await gateway.with_store(ask)
+    if job is None:
+        raise ApiError(
+            404,
+            f"nothing is stored of domain {domain!r}, so nothing can be trained",
+            code="domain_not_found",
+            param="domain",
+        )
     return asdict(job)
 
 
 async def _changed(
-    gateway: Gateway, kind: str, domain: str, before: int | None, version: int, *, by: str
+    gateway: Gateway,
+    kind: str,
+    domain: str,
+    move: Callable[[Path], int],
+    *,
+    by: str,
+    why: str,
 ) -> dict[str, Any]:
-    details = {"version": version, "before": before, "why": "asked for"}
-    event: Event | None = None
-    if gateway.store is not None:
-        event = await gateway.with_store(
-            lambda store: store.note(kind, domain, by=by, details=details)
-        )
-    await gateway.refresh(by=by)
-    return {"domain": domain, "serving": version, "event": None if event is None else asdict(event)}
+    """Let another version serve, note it, and serve by it.
 
+    A store that is gone keeps nobody from taking a bad probe back; then there is no event.
+    """
+    folder = gateway.snapshot.config.probes.dir
 
-async def _of_files(work: Callable[[], Any]) -> Any:
+    def work() -> tuple[int | None, int]:
+        require_probes(folder, domain)
+        with locked(folder, domain):
+            return serving_version(folder, domain), move(folder)
+
     try:
-        return await asyncio.to_thread(work)
+        before, version = await asyncio.to_thread(work)
+    except InputError as error:
+        raise ApiError(409, str(error), code="no_earlier_probe") from None
     except RoutingError as error:
         raise ApiError(404, str(error), code="probe_not_found") from None
+    details = {"version": version, "before": before, "why": why}
+    event: Event | None = None
+    if gateway.store is not None:
+        try:
+            event = await gateway.with_store(
+                lambda store: store.note(kind, domain, by=by, details=details)
+            )
+        except ApiError:
+            _logger.error("%s@%d: %s by %s, which could not be noted", domain, version, kind, by)
+    try:
+        await gateway.refresh(by=by)
+    except RoutingError as error:
+        raise ApiError(
+            422,
+            f"{domain}@{version} is to serve, but this gateway cannot open it and goes on as it "
+            f"was: {error}",
+            code="probe_unusable",
+        ) from None
+    return {
+        "domain": domain,
+        "serving": version,
+        "before": before,
+        "event": None if event is None else asdict(event),
+    }
+
+
+def _of_domain(folder: Path, domain: str) -> dict[str, Any]:
+    """A domain's versions; what cannot be read says why, and hides nothing else."""
+    found: dict[str, Any] = {"domain": domain, "serving": None, "shadow": None}
+    try:
+        found["serving"] = serving_version(folder, domain)
+        found["shadow"] = shadow_version(folder, domain)
+    except RoutingError as error:
+        found["error"] = str(error)
+    found["versions"] = [
+        _version(folder, domain, version) for version in probe_versions(folder, domain)
+    ]
+    return found
+
+
+def _version(folder: Path, domain: str, version: int) -> dict[str, Any]:
+    try:
+        return _card(load_version(folder, domain, version).card)
+    except RoutingError as error:
+        return {"version": version, "error": str(error)}
+
+
+def _why(raw: Field, otherwise: str) -> str:
+    given = raw.get("why")
+    if given is None:
+        return otherwise
+    why = given.text(longest=_LONGEST_WHY, empty=False)
+    if "\0" in why:
+        given.refuse("must not hold the character NUL")  # no database takes it
+    return why
 
 
 def _card(card: ProbeCard) -> dict[str, Any]:

@@ -163,10 +163,8 @@ class Capture:
 
         Not for all that begin the same: examples in a prompt are common to every query.
         """
-        turn = exchange.turn
-        text = last_asked(exchange.request.messages)
-        if turn is not None and turn.state is not None:
-            text = turn.session
+        thread = None if exchange.turn is None else exchange.turn.thread
+        text = last_asked(exchange.request.messages) if thread is None else thread
         text = " ".join(text.split()).casefold()
         digest = hmac.new(self.salt, text.encode("utf-8", "surrogatepass"), hashlib.sha256)
         return digest.hexdigest()[:32]

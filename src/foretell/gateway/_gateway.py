@@ -369,6 +369,8 @@ class Gateway:
         then the work may be done all the same, later.
         """
         store = self.store
+        if store is None and self.store_error is not None:
+            raise _no_store()
         if store is None:
             raise ApiError(503, "this gateway keeps no store", code="no_store")
         return await self._of_store(lambda: work(store))

@@ -16,6 +16,7 @@ from foretell.policy import (
     after_turn,
     leaving_usd,
     next_turn,
+    thread_of,
     turn_facts,
 )
 from foretell.records import MeteredUsage
@@ -39,6 +40,11 @@ class Turn:
     def session(self) -> str:
         """The conversation's name."""
         return self.conversation.id if self.state is None else self.state.session
+
+    @property
+    def thread(self) -> str | None:
+        """What it shares with the turns before but the first; ``None`` for a first one."""
+        return thread_of(self.conversation, self.state)
 
 
 class Turns:

@@ -7,6 +7,7 @@ from foretell.policy._conversation_states import (
     ConversationState,
     ConversationStates,
     after_turn,
+    thread_of,
 )
 from foretell.policy._conversations import (
     Conversation,
@@ -66,6 +67,7 @@ __all__ = [
     "nearness",
     "next_turn",
     "prefix_chain",
+    "thread_of",
     "turn_facts",
     "without_bound_state",
 ]

@@ -20,7 +20,8 @@ class ConversationState:
     ``prompt_tokens`` are those of the last request: about what ``model`` has in its prefix cache.
     ``at`` is the time of the last answer, in seconds of the clock that ``ConversationStates`` goes
     by. ``bound_to`` names the model whose signed or encrypted reasoning the history holds,
-    ``explored`` says that chance picked ``model``.
+    ``explored`` says that chance picked ``model``. ``opened`` counts the messages of the first
+    request, ``length`` those of the last; 0 where a header or a response's id names it.
     """
 
     session: str
@@ -31,6 +32,37 @@ class ConversationState:
     at: float
     bound_to: str | None = None
     explored: bool = False
+    opened: int = 0
+    length: int = 0
+
+
+def thread_of(conversation: Conversation, state: ConversationState | None) -> str | None:
+    """What the later turns of a conversation have in common, and no other one has.
+
+    ``None`` for a first turn, and where the request does not follow the very answer that ``state``
+    is after: the first example of a prompt, say, may have been asked by itself before. Chats that
+    open alike (``hi``) part by what was answered to that, and asked next.
+    """
+    if state is None or not _follows(conversation, state):
+        return None
+    if conversation.source != "opening":
+        return state.session
+    return conversation.chain[_asked_from(conversation, state.opened)[0]]
+
+
+def _follows(conversation: Conversation, state: ConversationState) -> bool:
+    """Whether nothing lies between the answer that ``state`` is after and what is asked now."""
+    if conversation.source != "opening":
+        return True
+    asked = _asked_from(conversation, state.length)
+    in_one_go = bool(asked) and asked[-1] - asked[0] == len(asked) - 1
+    return in_one_go and asked[0] > state.length
+
+
+def _asked_from(conversation: Conversation, start: int) -> list[int]:
+    """Places in the history, from ``start`` on, of what is not the assistant's."""
+    places = range(start, len(conversation.chain))
+    return [place for place in places if place not in conversation.answered]
 
 
 def after_turn(
@@ -49,6 +81,7 @@ def after_turn(
     ``bound`` says that the history, as it went to the model, or its answer holds bound state.
     """
     made_before = before.bound_to if before else None
+    length = len(conversation.chain)
     return ConversationState(
         session=before.session if before else conversation.id,
         model=model,
@@ -58,6 +91,8 @@ def after_turn(
         at=at,
         bound_to=(made_before or model) if bound else None,
         explored=explored,
+        opened=before.opened if before and _follows(conversation, before) else length,
+        length=length,
     )
 
 

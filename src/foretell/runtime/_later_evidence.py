@@ -13,7 +13,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from foretell.errors import RoutingError
+from foretell.errors import RoutingError, TrainingDataError
 from foretell.probes import HeldOut, SavedProbe, subspace_of
 from foretell.records import ReadPoint, RoutingData, Split
 from foretell.store import Store, model_key
@@ -51,7 +51,9 @@ def _not_seen(saved: SavedProbe, store: Store, strong_model: str | None) -> Rout
     points = {*saved.probe.read_points, *([] if strong is None else [strong.read_point])}
     trained_at = datetime.fromisoformat(card.created).timestamp()
 
-    def load(points: Sequence[ReadPoint], split: Split | None = None) -> RoutingData:
+    def load(
+        points: Sequence[ReadPoint], split: Split | None = None, since: float | None = None
+    ) -> RoutingData:
         return store.load_routing_data(
             card.domain,
             metric=card.label.metric,
@@ -59,18 +61,14 @@ def _not_seen(saved: SavedProbe, store: Store, strong_model: str | None) -> Rout
             split=split,
             weak_model=model_key(card.model),
             strong_model=strong_model,
+            since=since,
         )
 
     rows, training = load(sorted(points)), load((), "train")
-    since = store.load_routing_data(
-        card.domain,
-        metric=card.label.metric,
-        read_points=(),
-        weak_model=model_key(card.model),
-        strong_model=strong_model,
-        since=trained_at,
-    )
-    later = set(since.ids)
+    try:
+        later = set(load((), since=trained_at).ids)
+    except TrainingDataError:
+        later = set[str]()  # nothing came since
     seen = {
         group
         for query, group in zip(training.ids, training.groups, strict=True)

@@ -157,8 +157,9 @@ def roll_back(folder: Path, domain: str) -> int:
     """Let the version that served before serve again, and return its number.
 
     Whatever is on trial stays there. Raises ``InputError`` when nothing served before, and
-    ``ProbeFileError`` when that version cannot be loaded.
+    ``ProbeFileError`` when there is no probe, or that version cannot be loaded.
     """
+    require_probes(folder, domain)
     with locked(folder, domain):
         before = load_pointers(folder, domain)
         if not before.previous:
@@ -180,6 +181,19 @@ def set_shadow(folder: Path, domain: str, version: int | None) -> Pointers:
         load_version(folder, domain, version)
     with locked(folder, domain):
         return _write(folder, domain, replace(load_pointers(folder, domain), shadow=version))
+
+
+def require_probes(folder: Path, domain: str) -> None:
+    """Raises ``ProbeFileError`` when a domain has no probe: its name is wrong, or none is trained.
+
+    To be asked before ``locked``, which makes a folder for the domain.
+    """
+    if not probe_versions(folder, domain):
+        known = ", ".join(trained_domains(folder)) or "none"
+        raise ProbeFileError(
+            f"there are no probes of domain {domain!r} in {folder}; of these domains there are: "
+            f"{known}; train one: foretell train --domain {domain}"
+        )
 
 
 @contextmanager
