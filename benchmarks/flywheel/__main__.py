@@ -44,6 +44,7 @@ PARTS = {
     "noon to swap": (NOON_H, SWAP_H),
     "after the swap": (SWAP_H, 24.0),
 }
+STATICS = {"static, swap noticed": True, "static, swap unnoticed": False}
 
 
 def main() -> None:
@@ -72,14 +73,15 @@ def run(world: World, work: Path, seed: int, requests: int, limit: int | None) -
     folder = work / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     coming = arrivals(world, requests, np.random.default_rng(seed))[:limit]
-    with seeded(seed):
+    with seeded(seed, 1):
         day = asyncio.run(live(world, coming, folder, seed=seed))
     statics: dict[str, list[Served]] = {}
     if day.frozen is not None:
-        for name, notices in (("static, swap noticed", True), ("static, swap unnoticed", False)):
-            with seeded(seed):
+        for number, (name, notices) in enumerate(STATICS.items()):
+            place = folder / f"static-{number}"
+            with seeded(seed, 2 + number):
                 statics[name] = asyncio.run(
-                    static(world, coming, day.frozen, folder / name, seed=seed, notices=notices)
+                    static(world, coming, day.frozen, place, seed=seed, notices=notices)
                 )
     return {
         "seed": seed,

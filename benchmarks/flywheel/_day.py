@@ -224,9 +224,12 @@ class Clock:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """All that the gateway draws, its ids and the store's salt follow from the seed."""
-    real, spring = np.random.default_rng, np.random.default_rng([seed, 1])
+def seeded(seed: int, run: int) -> Iterator[None]:
+    """All that the gateway draws, its ids and the store's salt follow from the seed.
+
+    Each ``run`` of a seed has draws, and ids, of its own.
+    """
+    real, spring = np.random.default_rng, np.random.default_rng([seed, run])
 
     def generator(given: Any = None) -> np.random.Generator:
         return real(int(spring.integers(2**63)) if given is None else given)

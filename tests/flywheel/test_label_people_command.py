@@ -87,11 +87,11 @@ def test_a_budget_labels_so_many_queries_and_says_how_they_were_chosen(project):
 def test_people_get_a_file_fill_it_in_and_may_take_it_back(project):
     queue = project / "queue.csv"
     exported = foretell(project, f"{PEOPLE} --export queue.csv --author ann --budget 30")
-    assert "30 answers to judge by right, 1 of them truncated" in exported.out
+    assert "30 answers to judge (metric right, 1 of them truncated)" in exported.out
     assert "'=HYPERLINK" in queue.read_text(encoding="utf-8-sig")
     fill(queue, {"q00": "wrong", "q01": "right", "q02": "wrong", "q03": "skip"})
     taken = foretell(project, f"{PEOPLE} --import queue.csv --author ann")
-    assert "1 right, 1 wrong, 1 skipped, 26 still blank, by right" in taken.out
+    assert "1 right, 1 wrong, 1 skipped, 26 still blank (metric right)" in taken.out
     assert "1 called wrong had been cut" in taken.out
     assert "no two people have judged the same answer" in taken.out
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -160,7 +160,15 @@ class Domain:
             for i, query in enumerate(self.queries)
         ]
 
-    def label(self, store: Store, start: int, stop: int, *, metric: str = "right") -> None:
+    def label(
+        self,
+        store: Store,
+        start: int,
+        stop: int,
+        *,
+        metric: str = "right",
+        source: Literal["code", "judge"] = "code",
+    ) -> None:
         store.put_outcomes(
             Outcome(
                 domain="toy",
@@ -168,7 +176,7 @@ class Domain:
                 role="weak",
                 metric=metric,
                 value=float(self.succeeded[i]),
-                source="code",
+                source=source,
             )
             for i in range(start, min(stop, len(self.queries)))
         )
@@ -408,6 +416,42 @@ def test_a_first_probe_is_taken_once_its_trial_is_over(store, tmp_path):
     taken = look(store, config)
     assert (taken.came_from, taken.step, taken.looked) == ("start", "probe", False)
     assert steps_taken(store) == ["probe"]
+
+
+def test_a_first_probe_is_tried_again_as_soon_as_trusted_labels_can_judge_it(store, tmp_path):
+    config = configured(tmp_path)
+    domain = Domain(320, tells=(0.0, 0.0, 3.0)).stored_in(store, labels=0)
+    domain.label(store, 0, 320, source="judge")
+    waits = look(store, config)
+    assert (waits.step, waits.next_step) == ("start", "probe")
+    assert "0 in 0 groups" in waits.skipped["probe"]
+    assert "--labeller people" in waits.skipped["probe"]
+    domain.label(store, 0, 80)  # 20 of them for testing, which is too few
+    assert not look(store, config).moved
+    assert len(store.events(kind="ladder")) == 1  # nothing was tried
+    domain.label(store, 80, 160)
+    taken = look(store, config)
+    assert (taken.came_from, taken.step, taken.looked) == ("start", "probe", False)
+    assert taken.evidence == waits.evidence
+    assert serving_version(tmp_path / "probes", "toy") == 1
+
+
+def test_a_first_probe_that_was_tried_again_and_waits_spends_no_look(store, tmp_path):
+    config = configured(tmp_path, shadow_labels=50)
+    domain = Domain(320, tells=(0.0, 0.0, 3.0)).stored_in(store, labels=0)
+    domain.label(store, 0, 280, source="judge")
+    look(store, config)
+    domain.label(store, 280, 320, source="judge")
+    domain.label(store, 0, 160)
+    waits = look(store, config)
+    assert (waits.moved, waits.looked) == (False, False)
+    assert "toy@1 is not promoted yet" in waits.skipped["probe"]
+    newest, first = store.events(kind="ladder")
+    assert newest.details["words"] == waits.words
+    assert [newest.details[name] for name in ("looks", "labels")] == [1, 210]
+    assert [first.details[name] for name in ("looks", "labels")] == [1, 210]
+    look(store, config)
+    assert len(store.events(kind="ladder")) == 2  # it is on trial now
 
 
 def test_only_a_route_that_finds_its_own_router_has_a_ladder(store, tmp_path):

@@ -30,7 +30,7 @@ from foretell.records import Outcome
 from foretell.runtime import promote, roll_back, set_shadow
 from foretell.store import Store
 from toy_project import foretell
-from upstreams.scripted_server import ScriptedServer, answers, error, says
+from upstreams.scripted_server import ScriptedServer, answers, error
 
 KEYS = ("key-one", "key-two")
 ADMIN = {"authorization": "Bearer admin-token"}
@@ -229,9 +229,7 @@ def test_a_store_that_hangs_holds_up_feedback_and_no_request(toy, large, monkeyp
         assert served.metric("foretell_records_shed_total") == 0
 
 
-def test_a_store_that_cannot_be_opened_at_the_start_is_opened_once_it_can(
-    toy, large, monkeypatch
-):
+def test_a_store_that_cannot_be_opened_at_the_start_is_opened_once_it_can(toy, large, monkeypatch):
     monkeypatch.setattr(_gateway, "_REOPEN_S", 0.05)
     blocked = toy / "elsewhere"
     blocked.write_text("not a folder yet", encoding="utf-8")
@@ -402,7 +400,7 @@ def test_whatever_moment_a_gateway_is_killed_at_nothing_acknowledged_is_lost(toy
         assert {one.id for one in store.requests(limit=100_000)} <= answered
 
 
-SECRET = "Quetzalcoatlus"
+WORD = "Quetzalcoatlus"
 
 
 def holds(folder: Path, word: str) -> list[str]:
@@ -414,10 +412,10 @@ def holds(folder: Path, word: str) -> list[str]:
     ]
 
 
-def ask_of_secrets(served: GatewayProcess) -> list[str]:
-    """Ids of requests of all kinds that hold the secret word, with feedback that does."""
+def ask_with_word(served: GatewayProcess) -> list[str]:
+    """Ids of requests of all kinds that hold the word, with feedback that does."""
     asked = [
-        [{"role": "user", "content": f"Which town in the {where} is nr 4? {SECRET}"}]
+        [{"role": "user", "content": f"Which town in the {where} is nr 4? {WORD}"}]
         for where in ("north", "south")
     ]
     ids: list[str] = []
@@ -445,20 +443,20 @@ def worked(served: GatewayProcess) -> bool:
 
 
 def test_without_text_nothing_that_was_said_is_anywhere(toy):
-    quotes = error(400, f"I do not like {SECRET}")
+    quotes = error(400, f"I do not like {WORD}")
     with upstream(quotes, otherwise=answers) as large:
         with upstream(otherwise=answers) as hook:
             config = kept(large.url, text=False)
             config["flywheel"] = {**WORKING, "webhook": f"{hook.url}/hook"}
             with running(toy, config, "--log-level", "debug") as served:
                 served.is_ready()
-                ids = ask_of_secrets(served)
+                ids = ask_with_word(served)
                 until(lambda: worked(served))
-                assert SECRET not in everything_told(served)
+                assert WORD not in everything_told(served)
                 served.send(signal.SIGTERM)
                 assert served.ends() == 0
-            assert SECRET not in json.dumps(hook.requests, default=str)
-        assert holds(toy, SECRET) == []
+            assert WORD not in json.dumps(hook.requests, default=str)
+        assert holds(toy, WORD) == []
         with Store.open(f"sqlite:///{toy}/foretell.db", toy / "vectors") as store:
             assert len([one for one in ids if store.request(one)]) == len(ids)
 
@@ -469,14 +467,14 @@ def test_the_files_of_an_encrypted_store_show_no_word(toy, large):
     config = kept(large.url, encryption_key_env="T_STORE_KEY", **sealed)
     with running(toy, config, T_STORE_KEY=base64.b64encode(key).decode()) as served:
         served.is_ready()
-        ids = ask_of_secrets(served)
-        give_to(served, ids[0], note=SECRET)
+        ids = ask_with_word(served)
+        give_to(served, ids[0], note=WORD)
         until(lambda: worked(served))
-        assert SECRET not in everything_told(served)
-        assert holds(toy, SECRET) == []
+        assert WORD not in everything_told(served)
+        assert holds(toy, WORD) == []
         with Store.open(f"sqlite:///{toy}/sealed.db", toy / "sealed", key=key) as store:
-            assert any(SECRET in one.query.text for one in store.observations("toy"))
-            assert store.feedback(ids[0])[0].note == SECRET
+            assert any(WORD in one.query.text for one in store.observations("toy"))
+            assert store.feedback(ids[0])[0].note == WORD
 
 
 def test_an_erased_tenant_leaves_nothing_while_a_gateway_serves(toy, large):
@@ -484,27 +482,28 @@ def test_an_erased_tenant_leaves_nothing_while_a_gateway_serves(toy, large):
     config["server"]["api_keys_env"] = "T_KEYS"
     with running(toy, config, T_KEYS="first-key,second-key") as served:
         served.is_ready()
-        asked = [{"role": "user", "content": f"Which town in the north is nr 4? {SECRET}"}]
+        asked = [{"role": "user", "content": f"Which town in the north is nr 4? {WORD}"}]
         for number in range(6):
             key = {"authorization": f"Bearer {'second' if number % 2 else 'first'}-key"}
             reply = served.chat(KEPT if number % 2 else asked, {**key, "x-foretell-route": "weak"})
             body = {"request_id": reply.headers["x-request-id"], "metric": "m", "value": 1}
-            body |= {"source": "client", "note": "mine" if number % 2 else SECRET}
+            body |= {"source": "client", "note": "mine" if number % 2 else WORD}
             told = httpx2.post(f"{served.url}/v1/feedback", json=body, headers=key, timeout=20)
             assert told.status_code == 200
         until(lambda: worked(served))
-        assert holds(toy, SECRET) != []
+        assert holds(toy, WORD) != []
         with Store.open(f"sqlite:///{toy}/foretell.db", toy / "vectors") as store:
-            (tenant,) = {one.tenant for one in store.observations("toy") if SECRET in one.query.text}
+            (tenant,) = {one.tenant for one in store.observations("toy") if WORD in one.query.text}
         erased = foretell(toy, f"data delete --tenant {tenant} -c gateway.yaml --yes --json")
         assert erased.code == 0, erased.err
-        assert holds(toy, SECRET) == []
+        assert holds(toy, WORD) == []
         assert served.chat(KEPT, {"authorization": "Bearer first-key"}).status_code == 200
         with Store.open(f"sqlite:///{toy}/foretell.db", toy / "vectors") as store:
             others = [one for one in store.observations("toy") if one.origin == "traffic"]
             assert len([one for one in others if one.tenant != tenant]) == 3
 
 
+@pytest.mark.slow
 def test_two_gateways_on_one_store_follow_a_promotion_and_its_way_back(toy, large):
     copy_probe(toy, 2)
     config = settings(large.url)

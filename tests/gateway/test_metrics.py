@@ -27,9 +27,9 @@ LIVE = LiveState(
     store=StoreState(
         error="the disk is full",
         waiting={"rows": 5, "vectors": 2},
-        quality={("auto", "served", "value"): 0.8},
-    shed={"records": 0, "observations": 1, "vectors": 7},
+        shed={"records": 0, "observations": 1, "vectors": 7},
     ),
+    quality={("auto", "served", "value"): 0.8},
 )
 SERVED = RequestRecord(
     id="r1",

@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 _EVERY_S: Final = 5.0
 _LOOK_S: Final = 0.1
 _ESTIMATE_EVERY_S: Final = 60.0
-_PATIENCE_S: Final = 10.0
+_PATIENCE_S: Final = 6.0
 """How long the end waits for threads that the store may be holding up."""
 
 
@@ -47,11 +47,6 @@ class FlywheelBeside:
         self._loop = asyncio.get_running_loop()
         if self._gateway.store_state() is not None:
             self._watching.start()
-        elif self._gateway.active.config.flywheel.worker == "in_process":
-            _logger.warning(
-                "flywheel.worker is in_process, but nothing works or is heard of here: "
-                "server.record is off, so there is no store; turn it on"
-            )
         return self
 
     def __exit__(

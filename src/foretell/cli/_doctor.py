@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from foretell.cli._concerns import concerns
 from foretell.config import Config, LlamacppModel, OpenAIModel, load_config, secret
 from foretell.errors import RoutingError
 
@@ -80,6 +81,10 @@ def _configuration(path: Path) -> Iterator[Finding]:
         )
         return
     yield Finding(subject=str(path), ok=True, detail="well-formed")
+    for concern in concerns(config):
+        yield Finding(subject=concern.subject, ok=False, detail=concern.detail, cure=concern.cure)
+    if (database := _database_file(config)) is not None and database.exists():
+        yield _checked("store.url", partial(_opens, config), "as it says")
     for name, model in config.models.items():
         if isinstance(model, OpenAIModel) and model.api_key_env is not None:
             variable = model.api_key_env
@@ -101,6 +106,20 @@ def _configuration(path: Path) -> Iterator[Finding]:
     for name, route in config.routes.items():
         if route.router == "probe":
             yield _probe_fits(config, name)
+
+
+def _database_file(config: Config) -> Path | None:
+    """The file of a store on SQLite."""
+    prefix, mark, path = config.store.url.partition(":///")
+    return Path(path) if mark and prefix.startswith("sqlite") else None
+
+
+def _opens(config: Config) -> str:
+    from foretell.runtime import Foretell
+
+    with Foretell.from_config(config) as ft, ft.open_store() as store:
+        counts = [f"{one.domain} ({one.weak + one.strong} answers)" for one in store.domains()]
+        return f"it opens; it holds {', '.join(counts) or 'nothing yet'}"
 
 
 def _is_set(variable: str) -> str:

@@ -105,13 +105,17 @@ def schema() -> None:
 @settings.command()
 def validate(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) -> None:
     """Check a configuration; every problem is named with the path of its field."""
+    from foretell.cli._concerns import concerns
     from foretell.config import load_config
 
-    load_config(config)
+    found = concerns(load_config(config))
     if as_json:
-        print_json({"config": str(config), "ok": True})
-    else:
-        out.print(f"{config} is fine", markup=False)
+        warnings = [asdict(concern) for concern in found]
+        print_json({"config": str(config), "ok": True, "warnings": warnings})
+        return
+    for concern in found:
+        out.print(f"warning: {concern}", markup=False, soft_wrap=True)
+    out.print(f"{config} is {'well-formed' if found else 'fine'}", markup=False)
 
 
 @settings.command()

@@ -121,8 +121,8 @@ def print_people(result: Mapping[str, Any]) -> None:
     if "exported" in result:
         cut = f", {result['truncated']} of them truncated" if result["truncated"] else ""
         out.print(
-            f"{result['exported']} answers to judge by {result['metric']}{cut}: {result['file']}; "
-            "fill in your_label with right, wrong or skip, then give it to --import",
+            f"{result['exported']} answers to judge (metric {result['metric']}{cut}): "
+            f"{result['file']}; fill in your_label with right, wrong or skip, then give it to --import",
             markup=False,
             soft_wrap=True,
         )
@@ -133,7 +133,7 @@ def print_people(result: Mapping[str, Any]) -> None:
     if "right" in result:
         out.print(
             f"{result['right']} right, {result['wrong']} wrong, {result['skipped']} skipped, "
-            f"{result['blank']} still blank, by {result['metric']}",
+            f"{result['blank']} still blank (metric {result['metric']})",
             markup=False,
         )
         for name, words in (

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from functools import partial
 from typing import Annotated, Literal
 
 import typer
 
+from foretell.cli._concerns import concerns
 from foretell.cli._console import err
 from foretell.cli._options import DEFAULT_CONFIG, ConfigPath, JsonFlag
 from foretell.config import Config, ServerConfig, load_config
 from foretell.errors import ConfigError
+
+_logger = logging.getLogger(__name__)
 
 LogLevelOption = Annotated[
     Literal["debug", "info", "warning", "error"],
@@ -57,6 +61,8 @@ def serve(
         configure_logs(log_level, secrets=secrets)
 
     mask(settings)
+    for concern in concerns(settings):
+        _logger.warning("%s", concern)
     run(
         settings,
         read=read,

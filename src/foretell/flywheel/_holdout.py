@@ -94,13 +94,14 @@ def freeze_holdout(
     """
     data = _trusted_rows(store, domain, metric=metric, trusted=trusted, weak_model=weak_model)
     groups, successes = len(set(data.groups)), float(data.weak.sum())
-    if groups < LEAST_GROUPS or not 0 < successes < len(data):
+    if not _can_judge(data):
         raise TrainingDataError(
-            f"{len(data)} queries of domain {domain!r} that no probe is trained on are labelled "
-            f"by {metric!r} of {' or '.join(sorted(trusted))}, in {groups} groups, with "
-            f"{successes:g} successes; a new probe is judged by {LEAST_GROUPS} groups or more "
-            "that hold successes and failures: label more (foretell label), or name more sources "
-            "in flywheel.trusted"
+            f"a new probe is judged by trusted labels ({' or '.join(sorted(trusted))}, metric "
+            f"{metric!r}) of test queries, in {LEAST_GROUPS} groups or more that hold successes "
+            f"and failures; of domain {domain!r} there are {len(data)} in {groups} groups, with "
+            f"{successes:g} successes: have people label some, of which three in ten are test "
+            f"queries (foretell label --domain {domain} --labeller people --strategy random "
+            "--export queue.csv --author NAME), or name more sources in flywheel.trusted"
         )
     outcomes = dict(sorted(zip(data.ids, data.weak.tolist(), strict=True)))
     key = "" if data.model is None else model_key(data.model)
@@ -129,6 +130,20 @@ def freeze_holdout(
         },
     )
     return holdout
+
+
+def can_freeze_holdout(
+    store: Store,
+    domain: str,
+    *,
+    metric: str,
+    trusted: Collection[str],
+    weak_model: str | None = None,
+) -> bool:
+    """Whether trusted sources have labelled enough to judge a probe by."""
+    return _can_judge(
+        _trusted_rows(store, domain, metric=metric, trusted=trusted, weak_model=weak_model)
+    )
 
 
 def load_holdout(
@@ -206,6 +221,10 @@ def _trusted_rows(
         sources=sorted(trusted),
     )
     return undo_selection(data.take(np.isfinite(data.weak)))
+
+
+def _can_judge(data: RoutingData) -> bool:
+    return len(set(data.groups)) >= LEAST_GROUPS and 0 < float(data.weak.sum()) < len(data)
 
 
 def _noted(event: Event) -> Holdout:

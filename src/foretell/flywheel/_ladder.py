@@ -10,6 +10,7 @@ from typing import Final
 from foretell.config import Config, OpenAIModel
 from foretell.errors import InputError, RoutingError, TrainingDataError
 from foretell.flywheel._advantage import Advantage, advantage, look_level, next_look_at
+from foretell.flywheel._holdout import can_freeze_holdout, load_holdout
 from foretell.flywheel._ladder_report import LadderReport, in_words, next_step, of_both_sides
 from foretell.flywheel._ladder_steps import Lack, foretelling, lack_of, spread_points
 from foretell.flywheel._promotion import consider_promotion
@@ -139,6 +140,11 @@ class _Ladder:
         }
         if self._promoted_since():
             return self._still(rows, lacks, now=now, by=by, taken="probe")
+        if self._can_be_judged_now():
+            # The comparison stands; what was missing is a probe, and labels to judge one by.
+            reason = self._without_probe(now, by)
+            taken: Step | None = "probe" if reason is None else None
+            return self._still(rows, lacks, now=now, by=by, taken=taken, reason=reason)
         if not self._is_due(len(rows), lacks):
             return self._still(rows, lacks, now=now, by=by)
         look = self.standing.looks + 1
@@ -279,11 +285,32 @@ class _Ladder:
 
     def _promoted_since(self) -> bool:
         """Whether the probe was ahead at the last look, and one has come to serve since."""
+        folder = self.config.probes.dir
+        return self._probe_was_ahead() and (
+            rival_of(folder, self.domain, self.weak_model) is not None
+        )
+
+    def _can_be_judged_now(self) -> bool:
+        """Whether the probe was ahead, and trusted labels to judge a first one by came since."""
+        if not self._probe_was_ahead():
+            return False
+        known = load_holdout(
+            self.store, self.domain, metric=self.metric, weak_model=self.weak_model
+        )
+        return known is None and can_freeze_holdout(
+            self.store,
+            self.domain,
+            metric=self.metric,
+            trusted=self.config.flywheel.trusted,
+            weak_model=self.weak_model,
+        )
+
+    def _probe_was_ahead(self) -> bool:
+        """Whether it was at the last look, and is not the step in force."""
         event = self.standing.event
         noted = () if event is None or not self.standing.looks else event.details["evidence"]
-        ahead = any(one["step"] == "probe" and Advantage(**one).ahead for one in noted)
-        folder = self.config.probes.dir
-        return ahead and rival_of(folder, self.domain, self.weak_model) is not None
+        above = "probe" in steps_above(self.standing.step)
+        return above and any(one["step"] == "probe" and Advantage(**one).ahead for one in noted)
 
     def _strong_model(self) -> str | None:
         """The key of the first strong model's answers, where its name tells."""
@@ -298,16 +325,22 @@ class _Ladder:
         now: datetime,
         by: str,
         taken: Step | None = None,
+        reason: str | None = None,
     ) -> LadderReport:
-        """By what the last look found, if there was one; nothing is compared."""
+        """By what the last look found, if there was one; nothing is compared.
+
+        ``reason`` is why the probe cannot be taken by now, where that was tried again.
+        """
         event, looks = self.standing.event, self.standing.looks
         noted = {} if event is None or not looks else event.details
         evidence = [Advantage(**one) for one in noted.get("evidence", ())]
-        failed = {} if taken else noted.get("failed", {})
+        failed: dict[Step, str] = {} if taken else dict(noted.get("failed", {}))
+        if reason is not None:
+            failed["probe"] = reason
         since = len(rows) - self.standing.labels
         report = self._report(rows, lacks, evidence, failed, look=looks, since=since, taken=taken)
-        if taken:
-            self._note(report, failed, looks, now=now, by=by)
+        if taken or reason is not None:
+            self._note(report, failed, looks, now=now, by=by, looked_at=self.standing.labels)
         return replace(report, looked=False)
 
     def _report(
@@ -356,6 +389,7 @@ class _Ladder:
         *,
         now: datetime,
         by: str,
+        looked_at: int | None = None,
     ) -> None:
         self.store.note(
             "ladder",
@@ -368,7 +402,8 @@ class _Ladder:
                 "weak_model": self.weak_model,
                 "metric": self.metric,
                 "looks": 0 if report.moved else look,
-                "labels": report.labels,
+                # The next look counts from those that the last one saw.
+                "labels": report.labels if looked_at is None or report.moved else looked_at,
                 "evidence": [asdict(one) for one in report.evidence],
                 "failed": dict(failed),
                 "words": report.words,

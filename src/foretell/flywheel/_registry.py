@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final
 
-from foretell.errors import InputError
+from foretell.errors import InputError, RoutingError
 from foretell.flywheel._code_labeller import Code
 from foretell.flywheel._ensemble import Ensemble
 from foretell.flywheel._json_labellers import JsonField, JsonFields, JsonValid
@@ -18,17 +19,17 @@ from foretell.flywheel._workshop import Workshop
 
 _GROUP = "foretell.labellers"
 
-_OURS: Mapping[str, Callable[[Mapping[str, str]], Labeller]] = {
-    "code": Code.from_options,
-    "contains": Contains.from_options,
-    "exact": Exact.from_options,
-    "json_field": JsonField.from_options,
-    "json_fields": JsonFields.from_options,
-    "json_schema": JsonSchema.from_options,
-    "json_valid": JsonValid.from_options,
-    "numeric": Numeric.from_options,
-    "regex": Regex.from_options,
-    "sql": Sql.from_options,
+_OURS: Final = {
+    "code": Code,
+    "contains": Contains,
+    "exact": Exact,
+    "json_field": JsonField,
+    "json_fields": JsonFields,
+    "json_schema": JsonSchema,
+    "json_valid": JsonValid,
+    "numeric": Numeric,
+    "regex": Regex,
+    "sql": Sql,
 }
 
 
@@ -41,7 +42,8 @@ def make_labeller(
     ``foretell.labellers``, each a callable that takes the options. They cannot replace ours.
 
     Raises:
-        InputError: An unknown name or option, one that is missing, or an unusable value.
+        InputError: An unknown name or option, one that is missing, or an unusable value; another
+            package's labeller that cannot be made.
     """
     options = options or {}
     if name == "judge":
@@ -50,11 +52,24 @@ def make_labeller(
         return Ensemble.from_options(
             options, lambda member, own: make_labeller(member, own, workshop)
         )
-    if make := _OURS.get(name):
-        return make(options)
+    if ours := _OURS.get(name):
+        return ours.from_options(options)
     for point in entry_points(group=_GROUP, name=name):
-        return point.load()(options)
+        return _of_package(point, options)
     raise InputError(f"no labeller is called {name!r}; there are {', '.join(labeller_names())}")
+
+
+def metric_named(name: str, options: Mapping[str, str]) -> str:
+    """What the outcomes of a labeller are called, whether what it needs is installed or not.
+
+    Raises ``InputError`` as ``make_labeller``.
+    """
+    if name == "judge":  # making one may load its model
+        return "judge:pairwise" if options.get("mode") == "pairwise" else "judge"
+    if name == "ensemble":
+        return Ensemble.metric
+    fixed = getattr(_OURS.get(name), "metric", None)
+    return fixed if isinstance(fixed, str) else make_labeller(name, options).metric
 
 
 def labeller_names() -> list[str]:
@@ -62,3 +77,15 @@ def labeller_names() -> list[str]:
     return sorted(
         {*_OURS, "judge", "ensemble", *(point.name for point in entry_points(group=_GROUP))}
     )
+
+
+def _of_package(point: EntryPoint, options: Mapping[str, str]) -> Labeller:
+    try:
+        return point.load()(options)
+    except RoutingError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the labeller {point.name!r} of {point.value} cannot be made: "
+            f"{type(error).__name__}: {error}"
+        ) from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from foretell.config import Config
+from foretell.errors import InputError
 from foretell.flywheel._alarms import alarm_states
 from foretell.flywheel._duty_state import (
     DomainState,
@@ -92,7 +93,7 @@ def _status(store: Store, state: DomainState) -> DomainStatus:
                 words=_on_ladder(store, state, name)
                 if name in state.steps
                 else _fixed(state, route.router),
-                quality=quality_of_route(store, domain, name, metric=metric_of(config, domain)),
+                quality=_quality(store, config, domain, name),
             )
             for name, route in routes_of(config, domain).items()
         ),
@@ -105,6 +106,15 @@ def _status(store: Store, state: DomainState) -> DomainStatus:
         judged=max(judged, key=lambda event: event.at, default=None),
         jobs=tuple(job for job in state.jobs.values() if job.state != "done"),
     )
+
+
+def _quality(store: Store, config: Config, domain: str, route: str) -> LiveQuality | None:
+    """How well a route's answers do; ``None`` also while its labeller cannot be made."""
+    try:
+        metric = metric_of(config, domain)
+    except InputError:
+        return None  # `labelling` says why
+    return quality_of_route(store, domain, route, metric=metric)
 
 
 def _on_ladder(store: Store, state: DomainState, route: str) -> str:
@@ -133,6 +143,10 @@ def _labelling(config: Config, domain: str) -> str:
             f"nobody labels its traffic but callers by their feedback; set "
             f"flywheel.labellers.{domain}, or label by hand (foretell label)"
         )
+    try:
+        metric_of(config, domain)
+    except InputError as error:
+        return f"nobody, since {error}"
     if chosen.name != "feedback" and not config.store.traffic.text:
         return f"{chosen.name} cannot label traffic, whose text is not kept; set store.traffic.text"
     return chosen.name

@@ -15,7 +15,8 @@ from foretell.flywheel._judge import Judge
 from foretell.flywheel._labelling import label_domain, text_is_withheld
 from foretell.flywheel._options import number
 from foretell.flywheel._queue import Progress, domain_of
-from foretell.flywheel._registry import make_labeller
+from foretell.flywheel._registry import make_labeller, metric_named
+from foretell.flywheel._triggers import LATER, WAITING
 from foretell.flywheel._workshop import Workshop
 from foretell.records import Role
 from foretell.runtime import Foretell
@@ -62,7 +63,8 @@ def label_traffic(task: Task, progress: Progress) -> dict[str, Any]:
 def metric_of(config: Config, domain: str) -> str | None:
     """What the labels of a domain's labeller are called.
 
-    ``None`` where there is no labeller, or it is the callers and their own word counts.
+    ``None`` where there is no labeller, or it is the callers and their own word counts. Raises
+    ``InputError`` for a labeller that cannot be made.
     """
     chosen = config.flywheel.labellers.get(domain)
     match chosen:
@@ -70,10 +72,8 @@ def metric_of(config: Config, domain: str) -> str | None:
             return None
         case LabellerConfig(name="feedback"):
             return chosen.options.get("metric")
-        case LabellerConfig(name="judge"):  # making one may load its model
-            return "judge:pairwise" if chosen.options.get("mode") == "pairwise" else "judge"
         case _:
-            return make_labeller(chosen.name, chosen.options).metric
+            return metric_named(chosen.name, chosen.options)
 
 
 def _take_feedback(task: Task, result: dict[str, Any]) -> str:
@@ -100,6 +100,7 @@ def _label(task: Task, chosen: LabellerConfig, result: dict[str, Any], progress:
     if chosen.name == "judge":
         cap, spent = number(options, "max_usd", default=_USD_A_DAY), _spent_today(task)
         if spent >= cap:
+            result[LATER] = len(_waiting(store, domain, metric_named(chosen.name, options)))
             return f"the judge has cost {spent:.4f} USD today, of {cap:g} it may (max_usd)"
         options["max_usd"] = str(cap - spent)
     with Foretell(task.config) as ft, Workshop(ft, store, domain) as workshop:
@@ -128,6 +129,9 @@ def _label(task: Task, chosen: LabellerConfig, result: dict[str, Any], progress:
     if again:
         words += f", {sum(again.values())} left for later ({', '.join(again)})"
     left = len(waiting) - len(some)
+    # One that got nowhere need not be followed at once.
+    result[WAITING if labelled else LATER] = left
+    result[LATER] = result.get(LATER, 0) + sum(again.values())
     return words + (f", {left} queries go on waiting" if left else "")
 
 

@@ -7,7 +7,12 @@ from typing import Final
 from foretell.flywheel._duty_state import DomainState, look_after, remembered
 
 _HOUR_S: Final = 3600.0
-_TAKEN_BACK_LOOKS: Final = 60
+_AGAIN_LOOKS: Final = 60
+WAITING: Final = "waiting"
+LATER: Final = "later"
+"""In the result of a job that labelled: queries it did not come to, and those it is to try again
+another time."""
+
 DAY_LOOKS: Final = 24 * 60
 """Looks of the worker in a day, where it looks once a minute."""
 
@@ -17,14 +22,23 @@ LABELS_AFTER_DRIFT: Final = 50
 
 
 def label_reason(state: DomainState) -> str | None:
-    """When requests or feedback came, and now and then because feedback can be taken back."""
+    """When requests or feedback came, or the last job left some to do.
+
+    Now and then also because feedback can be taken back, and because what a judge could not say may
+    be said by now.
+    """
     if state.to_label:
         return "requests or feedback came"
     last = state.jobs.get("label")
-    if last is None or not state.labels_of_callers:
+    if last is None:
         return None
-    long_ago = state.now >= last.created_at + _TAKEN_BACK_LOOKS * state.every_s
-    return "feedback may have been taken back" if long_ago else None
+    if waiting := last.result.get(WAITING):
+        return f"{waiting} queries go on waiting"
+    if state.now < last.created_at + _AGAIN_LOOKS * state.every_s:
+        return None
+    if later := last.result.get(LATER):
+        return f"{later} queries were left for later"
+    return "feedback may have been taken back" if state.labels_of_callers else None
 
 
 def drift_reason(state: DomainState) -> str | None:

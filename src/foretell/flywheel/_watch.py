@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from foretell.config import Config
+from foretell.errors import InputError
 from foretell.evaluation import Interval
 from foretell.flywheel._alarms import alarm_states
 from foretell.flywheel._duty_state import cared_for, routes_of
@@ -60,7 +61,10 @@ def quality_now(store: Store, config: Config) -> Mapping[tuple[str, str, str], f
     """
     found: dict[tuple[str, str, str], float] = {}
     for domain in cared_for(config, store):
-        metric = metric_of(config, domain)
+        try:
+            metric = metric_of(config, domain)
+        except InputError:
+            continue  # foretell flywheel status says why
         for route in routes_of(config, domain):
             quality = quality_of_route(store, domain, route, metric=metric)
             if quality is None or (route, "served", "value") in found:

@@ -186,8 +186,9 @@ class Recorder:
         with self._work:
             if self._give_up_at is None:
                 self._give_up_at = time.monotonic() + timeout_s
+            left_s = max(0.0, self._give_up_at - time.monotonic())
             self._work.notify()
-        self._thread.join(timeout_s + 1)  # a moment more for a last try
+        self._thread.join(left_s + 1)  # a moment more for a last try
         with self._work:
             # a database that does not even fail has told no error
             why = self._rows_pace.error or self._vectors_pace.error or "the store hangs"
