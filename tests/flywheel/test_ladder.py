@@ -30,7 +30,9 @@ from foretell.runtime import (
     engine_key,
     ladder_subject,
     observer_of_engine,
+    probe_versions,
     serving_version,
+    shadow_version,
 )
 from foretell.store import Store, model_key
 from toy_project import CONFIG, changed
@@ -452,6 +454,19 @@ def test_a_first_probe_that_was_tried_again_and_waits_spends_no_look(store, tmp_
     assert [first.details[name] for name in ("looks", "labels")] == [1, 210]
     look(store, config)
     assert len(store.events(kind="ladder")) == 2  # it is on trial now
+
+
+def test_a_later_look_does_not_end_the_trial_of_a_first_probe(store, tmp_path):
+    config = configured(tmp_path, shadow_labels=50)
+    domain = Domain(640, tells=(0.0, 0.0, 3.0)).stored_in(store, labels=320)
+    look(store, config)
+    assert shadow_version(tmp_path / "probes", "toy") == 1
+    domain.label(store, 320, 640)
+    later = look(store, config)
+    assert later.looked
+    assert later.skipped["probe"] == "it is ahead, and toy@1 is still on trial"
+    assert shadow_version(tmp_path / "probes", "toy") == 1
+    assert probe_versions(tmp_path / "probes", "toy") == [1]
 
 
 def test_only_a_route_that_finds_its_own_router_has_a_ladder(store, tmp_path):

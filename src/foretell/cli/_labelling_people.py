@@ -122,7 +122,8 @@ def print_people(result: Mapping[str, Any]) -> None:
         cut = f", {result['truncated']} of them truncated" if result["truncated"] else ""
         out.print(
             f"{result['exported']} answers to judge (metric {result['metric']}{cut}): "
-            f"{result['file']}; fill in your_label with right, wrong or skip, then give it to --import",
+            f"{result['file']}; fill in your_label with right, wrong or skip, then give it to "
+            "--import",
             markup=False,
             soft_wrap=True,
         )

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from foretell.config import Config, OpenAIModel
-from foretell.errors import InputError, RoutingError, TrainingDataError
+from foretell.errors import InputError, ProbeFileError, RoutingError, TrainingDataError
 from foretell.flywheel._advantage import Advantage, advantage, look_level, next_look_at
 from foretell.flywheel._holdout import can_freeze_holdout, load_holdout
 from foretell.flywheel._ladder_report import LadderReport, in_words, next_step, of_both_sides
@@ -23,8 +23,10 @@ from foretell.runtime import (
     Step,
     ladder_subject,
     load_ladder_rows,
+    load_version,
     readable_by,
     rung_of,
+    shadow_version,
     standing_of,
     steps_above,
     the_metric,
@@ -253,6 +255,8 @@ class _Ladder:
         folder = self.config.probes.dir
         if rival_of(folder, self.domain, self.weak_model) is not None:
             return None
+        if (candidate := self._on_trial()) is not None:
+            return f"it is ahead, and {candidate} is still on trial"
         self.progress("training a probe")
         try:
             candidate = refit(
@@ -282,6 +286,18 @@ class _Ladder:
         if found is None or found.promoted:
             return None
         return f"it is ahead, and {candidate.probe} is not promoted yet: {found.reason}"
+
+    def _on_trial(self) -> str | None:
+        """The probe of this weak model that is on trial: another one would end that trial."""
+        folder, domain = self.config.probes.dir, self.domain
+        try:
+            version = shadow_version(folder, domain)
+            if version is None:
+                return None
+            card = load_version(folder, domain, version).card
+        except ProbeFileError:
+            return None  # damaged: a new one is the cure
+        return card.name if model_key(card.model) == self.weak_model else None
 
     def _promoted_since(self) -> bool:
         """Whether the probe was ahead at the last look, and one has come to serve since."""

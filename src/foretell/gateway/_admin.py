@@ -20,7 +20,7 @@ from foretell.config import AdminConfig, parse_config, secret
 from foretell.errors import ConfigError, InputError, RoutingError
 from foretell.gateway import _admin_flywheel, _desk
 from foretell.gateway._errors import ApiError
-from foretell.gateway._gateway import Gateway
+from foretell.gateway._gateway import LONG_STORE_S, Gateway
 from foretell.gateway._http import body_of, error_response, json_response, not_here
 from foretell.gateway._snapshot import config_hash
 
@@ -178,7 +178,9 @@ class _AdminHandlers:
         await self._gateway.flushed()
         since = request.query_params.get("since_day")
         try:
-            lines = await self._gateway.with_store(lambda store: store.ledger(since_day=since))
+            lines = await self._gateway.with_store(
+                lambda store: store.ledger(since_day=since), patience_s=LONG_STORE_S
+            )
         except InputError as error:
             raise ApiError(400, str(error), code="invalid_value", param="since_day") from None
         found = [{**asdict(line), "net_saving_usd": line.net_saving_usd} for line in lines]

@@ -9,7 +9,7 @@ from foretell.errors import RoutingError
 from foretell.gateway._bodies import parse_json
 from foretell.gateway._errors import ApiError
 from foretell.gateway._fields import Field, refuse_unknown
-from foretell.gateway._gateway import Gateway
+from foretell.gateway._gateway import LONG_STORE_S, Gateway
 from foretell.store import Store
 
 _MOST_ITEMS: Final = 200
@@ -124,7 +124,7 @@ def _named(query: Mapping[str, str], name: str) -> str:
 
 async def _with_store(gateway: Gateway, work: Any) -> Any:
     try:
-        return await gateway.with_store(work)
+        return await gateway.with_store(work, patience_s=LONG_STORE_S)
     except ApiError:
         raise
     except RoutingError as error:

@@ -56,7 +56,9 @@ _FLUSH_S: Final = 2.0
 _REOPEN_S: Final = 5.0
 _STORE_THREADS: Final = 8
 _STORE_S: Final = 5.0
-"""How long whoever asks the store waits for its answer, or for their turn to ask."""
+"""How long a caller who asks the store waits for its answer, or for their turn to ask."""
+LONG_STORE_S: Final = 60.0
+"""The same, of those who run the gateway and ask for much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,7 +364,9 @@ class Gateway:
             if not flushed:
                 raise _no_store()
 
-    async def with_store(self, work: Callable[[Store], _Result]) -> _Result:
+    async def with_store(
+        self, work: Callable[[Store], _Result], *, patience_s: float | None = None
+    ) -> _Result:
         """Do something with the store on a thread.
 
         Raises ``ApiError`` (503) when there is none, when it fails, and when it takes too long:
@@ -373,7 +377,7 @@ class Gateway:
             raise _no_store()
         if store is None:
             raise ApiError(503, "this gateway keeps no store", code="no_store")
-        return await self._of_store(lambda: work(store))
+        return await self._of_store(lambda: work(store), patience_s)
 
     async def close(self) -> bool:
         """Flush the books, close the connections, free the models.
@@ -455,12 +459,17 @@ class Gateway:
             await self._keep_version(self.active)
             return new.hash
 
-    async def _of_store(self, work: Callable[[], _Result]) -> _Result:
+    async def _of_store(
+        self, work: Callable[[], _Result], patience_s: float | None = None
+    ) -> _Result:
+        patience_s = _STORE_S if patience_s is None else patience_s
         try:
-            async with asyncio.timeout(_STORE_S):
+            async with asyncio.timeout(patience_s):
                 return await asyncio.get_running_loop().run_in_executor(self._store_executor, work)
         except (StoreError, TimeoutError) as error:
-            _logger.error("the store failed: %s", str(error) or f"no answer within {_STORE_S:g} s")
+            _logger.error(
+                "the store failed: %s", str(error) or f"no answer within {patience_s:g} s"
+            )
             raise _no_store() from None
 
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
