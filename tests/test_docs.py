@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from foretell.config import load_config
+from foretell.cli._concerns import concerns
+from foretell.config import load_config, parse_config
 from foretell.evaluation.domains import load_domain
 from foretell.store import load_queries
 from toy_project import foretell, write_lines
@@ -52,6 +53,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_configuration_is_valid(tmp_path):
     (tmp_path / "foretell.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
     assert load_config(tmp_path / "foretell.yaml").routes["auto"].weak == "small"
+
+
+def test_what_learns_from_traffic_goes_with_the_models_above_and_leads_somewhere():
+    first, learning = (yaml.safe_load(text) for text in blocks("yaml"))
+    config = parse_config({**first, **learning}, where="the README")
+    assert config.routes["auto"].router == "auto"
+    assert concerns(config) == []
 
 
 def test_the_query_line_is_valid(tmp_path):

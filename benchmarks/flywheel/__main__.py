@@ -31,6 +31,7 @@ from benchmarks.flywheel._day import (
     live,
     seeded,
     static,
+    ungated,
 )
 from benchmarks.flywheel._measures import baselines, log_of, summary, windows
 from benchmarks.flywheel._pictures import draw
@@ -44,7 +45,8 @@ PARTS = {
     "noon to swap": (NOON_H, SWAP_H),
     "after the swap": (SWAP_H, 24.0),
 }
-STATICS = {"static, swap noticed": True, "static, swap unnoticed": False}
+UNNOTICED = "static, swap unnoticed"
+STATICS = {"static, swap noticed": True, UNNOTICED: False}
 
 
 def main() -> None:
@@ -100,6 +102,8 @@ def _measured(day: Day, statics: dict[str, list[Served]], seed: int) -> dict[str
         **{name: log_of(served) for name, served in statics.items()},
         **baselines(day.served, float(mine.by_strong.mean()), rng),
     }
+    if unnoticed := statics.get(UNNOTICED):
+        logs["static, nothing checked"] = log_of(ungated(unnoticed))
     events = events_of(day)
     return {
         "parts": {

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -24,7 +24,7 @@ from foretell.config import Config, parse_config
 from foretell.flywheel import EventWatch, Worker
 from foretell.flywheel._duties import work_on
 from foretell.gateway import Gateway, make_app
-from foretell.records import Outcome
+from foretell.records import Outcome, RequestRecord
 from foretell.store import Store, model_key
 
 ROUTE: Final = "auto"
@@ -68,6 +68,8 @@ class Served:
     """What became of it; ``weak`` is the weak model of the moment, ``step`` what decided.
 
     ``cost_usd`` is the request's own, ``shadow_usd`` what asking the other model afterwards cost.
+    ``above_bar`` says whether it would be kept if no gate declined what looks like nothing in
+    training.
     """
 
     arrival: Arrival
@@ -79,6 +81,7 @@ class Served:
     step: str
     cost_usd: float = 0.0
     shadow_usd: float = 0.0
+    above_bar: bool = False
 
     @property
     def right(self) -> float:
@@ -369,6 +372,18 @@ async def static(
     return list(by_id.values())
 
 
+def ungated(served: Sequence[Served]) -> list[Served]:
+    """The same requests by the bar alone, whatever looks like nothing in training."""
+    return [
+        replace(
+            one,
+            by_weak=one.above_bar,
+            cost_usd=usd(one.arrival.asked, one.weak if one.above_bar else "strong"),
+        )
+        for one in served
+    ]
+
+
 def usd(asked: Asked, who: str) -> float:
     """What a model's answer to a query costs, prompt and all."""
     price, used = PRICES["strong" if who == "strong" else "weak"], asked.tokens[who]
@@ -394,7 +409,9 @@ def _freeze(folder: Path) -> Path:
 def _account(store: Store, by_id: Mapping[str, Served]) -> None:
     """What each request cost, and what was asked of the other model afterwards."""
     for record in store.requests(limit=len(by_id)):
-        by_id[record.id].cost_usd = record.cost_usd or 0.0
+        served = by_id[record.id]
+        served.cost_usd = record.cost_usd or 0.0
+        served.above_bar = _above_bar(record)
     for role in ("weak", "strong"):
         for one in store.observations(DOMAIN, role):
             served = by_id.get(one.query.id)
@@ -403,6 +420,16 @@ def _account(store: Store, by_id: Mapping[str, Served]) -> None:
             if served.by_weak != (role == "weak"):
                 who = served.weak if role == "weak" else "strong"
                 served.shadow_usd += usd(served.arrival.asked, who)
+
+
+def _above_bar(record: RequestRecord) -> bool:
+    p_success, p_strong, bar = record.p_success, record.p_strong, record.keep_at
+    if p_success is None or bar is None:
+        return False
+    if record.action == "declined" and p_strong is not None:
+        # Noted is the bar for an estimate without p_strong: 1 less the least gain.
+        bar = p_strong - (1 - bar)
+    return p_success >= bar
 
 
 def _here(job: Any, config: Config, queue: Any, _: threading.Event) -> None:

@@ -37,6 +37,7 @@ def _figure(heights: Sequence[float], size: tuple[float, float]) -> tuple[Any, A
         one.set_xlim(0, 24)
         one.set_xticks(range(0, 25, 2))
         one.grid(color="0.9", lw=0.6)
+        one.set_axisbelow(True)
         one.spines[["top", "right"]].set_visible(False)
         for hour in (NOON_H, SWAP_H):
             one.axvline(hour, color="black", lw=0.9, ls=(0, (1, 2)))
@@ -73,8 +74,8 @@ def _served(result: Mapping[str, Any]) -> Any:
 _STYLES: Final[Mapping[str, Mapping[str, Any]]] = {
     "oracle": {"color": _GREY, "lw": 1.1, "ls": "-."},
     "always strong": {"color": _GREY, "lw": 1.1, "ls": "-"},
-    "static, swap unnoticed": {"color": "black", "lw": 1.2, "ls": ":"},
-    "static, swap noticed": {"color": "black", "lw": 1.1, "ls": "--"},
+    "static, nothing checked": {"color": "black", "lw": 1.2, "ls": ":"},
+    "static, swap noticed": {"color": "black", "lw": 1.1, "ls": (0, (7, 2, 1, 2, 1, 2))},
     "flywheel": {"color": "black", "lw": 1.9},
 }
 
@@ -120,10 +121,10 @@ def _probes(axes: Any, events: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _alarms(axes: Any, events: Sequence[Mapping[str, Any]]) -> None:
-    names = ["vectors", "calibration", "scores", "escalation"]
+    names = ["stale", "vectors", "calibration", "scores", "escalation"]
     begun: dict[str, float] = {}
     for one in [*events, *({"kind": "drift", "hour": 24.0, "name": n} for n in names)]:
-        if one["kind"] != "drift":
+        if one["kind"] not in ("drift", "stale"):
             continue
         name = one["name"]
         if one.get("alarm"):

@@ -372,7 +372,9 @@ def test_a_job_done_here_tells_how_it_goes_and_fails_in_words(configure):
         )
         assert job.state == "done"
         assert seen[-1] == (0.5, "labelling by regex: 2 answers")
-        with pytest.raises(InputError, match=r"refit of domain 'toy' failed: .* label more"):
+        with pytest.raises(
+            InputError, match=r"refit of domain 'toy' failed: .* have people label some"
+        ):
             do_here(store, config, "refit", "toy", by="me")
         assert [job.state for job in store.jobs()] == ["failed", "done"]
 
