@@ -31,6 +31,16 @@ def test_help_of_a_verb_ends_with_an_example(verb, tmp_path):
     assert "--json" in shown.out
 
 
+@pytest.mark.parametrize("verb", SUBVERBS)
+def test_help_of_a_verb_in_a_group_has_an_example_whose_options_are_there(verb, tmp_path):
+    shown = " ".join(foretell(tmp_path, f"{verb} --help").out.split())
+    _, found, example = shown.partition(f"Example: foretell {verb}")
+    assert found
+    example, _, options = example.partition("╭")
+    for option in re.findall(r"--[a-z-]+", example):
+        assert option in options
+
+
 @pytest.mark.parametrize("verb", [*GROUPS, *SUBVERBS])
 def test_help_of_a_group_and_its_verbs_is_short(verb, tmp_path):
     shown = foretell(tmp_path, f"{verb} -h")

@@ -284,7 +284,9 @@ def test_a_promotion_that_died_before_it_was_noted_is_noted_once_later(late):
 def test_without_trusted_labels_nothing_is_trained(early):
     store, folder = early
     human = AT_ONCE.model_copy(update={"trusted": ("human",)})
-    with pytest.raises(TrainingDataError, match=r"^0 queries .* by 'right' of human, in 0 groups"):
+    with pytest.raises(
+        TrainingDataError, match=r"\(human, metric 'right'\).* there are 0 in 0 groups"
+    ):
         refitted(store, folder, human)
     assert probe_versions(folder / "probes", "made-up") == [1]
 

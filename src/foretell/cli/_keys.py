@@ -79,7 +79,10 @@ def create(
 
 @keys.command("ls")
 def list_keys(config: ConfigPath = DEFAULT_CONFIG, as_json: JsonFlag = False) -> None:
-    """All keys with their limits, oldest first; never the keys themselves."""
+    """All keys with their limits, oldest first; never the keys themselves.
+
+    Example: foretell keys ls
+    """
     from foretell.runtime import Foretell
 
     with Foretell.from_config(config) as ft, ft.open_store() as store:
@@ -107,7 +110,10 @@ def revoke(
     config: ConfigPath = DEFAULT_CONFIG,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a key useless; a gateway that runs notices within seconds."""
+    """Make a key useless; a gateway that runs notices within seconds.
+
+    Example: foretell keys revoke key-8d1c2a
+    """
     from foretell.runtime import Foretell
 
     with Foretell.from_config(config) as ft, ft.open_store() as store:

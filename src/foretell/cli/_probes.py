@@ -73,7 +73,10 @@ def show_probe(
     ],
     config: ConfigPath = DEFAULT_CONFIG,
 ) -> None:
-    """A probe's card, as JSON."""
+    """A probe's card, as JSON.
+
+    Example: foretell probes show geo@3
+    """
     from foretell.config import load_config
     from foretell.runtime import load_version, serving_probe
 
