@@ -210,13 +210,21 @@ def test_drift_is_looked_for_after_a_fifth_of_a_window_where_a_probe_serves():
 
 
 def test_the_ladder_is_looked_at_when_labels_or_the_weak_model_are_others():
-    looked = {"ladder": job("ladder", labels=400, weak_model="a")}
+    looked = {"ladder": job("ladder", labels=400, weak_model="a", serving=1)}
     on_ladder = standing(steps={"auto": "start"}, jobs=looked, weak_model="a")
     assert due("ladder", on_ladder) is None
     assert due("ladder", replace(on_ladder, labels=401)) == "401 labels, 400 at the last look"
     assert due("ladder", replace(on_ladder, weak_model="b")) == "another weak model answers"
     assert due("ladder", replace(on_ladder, labels=401, steps={})) is None
     assert due("ladder", replace(on_ladder, labels=0)) is None
+
+
+def test_the_ladder_is_looked_at_when_a_first_probe_was_promoted_and_no_label_came():
+    looked = {"ladder": job("ladder", labels=400, weak_model="a", serving=None)}
+    waits = standing(steps={"auto": "start"}, jobs=looked, weak_model="a", serving=None)
+    assert due("ladder", waits) is None
+    assert due("ladder", replace(waits, serving=1)) == "version 1 serves by now"
+    assert due("ladder", replace(waits, serving=1, steps={"auto": "probe"})) is None
 
 
 def test_traffic_is_erased_and_gathered_only_where_settings_ask_for_it():

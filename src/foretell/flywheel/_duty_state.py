@@ -80,7 +80,12 @@ class DomainState:
         """What a job that is asked for now is to remember of how things stood."""
         if not self.domain:
             return {"since": self.told_until, "until": self.now - SETTLED_S}
-        return {"labels": self.labels, "weak_model": self.weak_model, "version": self.shadow}
+        return {
+            "labels": self.labels,
+            "weak_model": self.weak_model,
+            "version": self.shadow,
+            "serving": self.serving,
+        }
 
 
 def cared_for(config: Config, store: Store) -> list[str]:

@@ -48,15 +48,22 @@ def drift_reason(state: DomainState) -> str | None:
 
 
 def ladder_reason(state: DomainState) -> str | None:
-    """When a route has a ladder, and there are other labels or another weak model than before."""
+    """When a route has a ladder, and something is other than before that moves it.
+
+    That is the labels, the weak model, and below the step ``probe`` which probe serves: a first one
+    that is promoted is what the step was waiting for, whether labels follow or not.
+    """
     if not state.steps or not state.labels:
         return None
     last = state.jobs.get("ladder")
     before = remembered(last, "labels") or 0
     if state.labels != before:
         return f"{state.labels} labels, {before} at the last look"
-    other = last is not None and remembered(last, "weak_model") != state.weak_model
-    return "another weak model answers" if other else None
+    if last is not None and remembered(last, "weak_model") != state.weak_model:
+        return "another weak model answers"
+    below = any(step != "probe" for step in state.steps.values())
+    promoted = state.serving is not None and remembered(last, "serving") != state.serving
+    return f"version {state.serving} serves by now" if below and promoted else None
 
 
 def promotion_reason(state: DomainState) -> str | None:
