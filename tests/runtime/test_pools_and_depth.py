@@ -11,7 +11,6 @@ import pytest
 from foretell.errors import InputError, TrainingDataError
 from foretell.records import Outcome, ReadPoint
 from foretell.runtime import EarlyLook, ProbeEstimator, early_probes, serving_probe, train_probe
-from foretell.runtime._collect import answered_by
 from foretell.runtime._training import within_depth
 from foretell.store import Store
 from toy_project import strong_observations, toy_outcomes
@@ -48,7 +47,7 @@ POOL = {"mid": "mid-1", "mute": "mute-1"}
 
 
 def test_models_that_answered_are_counted_by_key(pooled_store):
-    assert answered_by(pooled_store, "toy", "strong") == dict.fromkeys(
+    assert pooled_store.answered_by("toy", "strong") == dict.fromkeys(
         ("big-1", "mid-1", "mute-1"), 180
     )
 

@@ -9,7 +9,6 @@ from foretell.config import OpenAIModel, RouteConfig
 from foretell.errors import ConfigError
 from foretell.records import Role
 from foretell.runtime import Foretell, answering_key, engine_key
-from foretell.runtime._collect import answered_by
 from foretell.store import Store, model_key
 
 
@@ -46,7 +45,7 @@ def members_of(
     pool = [name for config in routes for name in config.pool]
 
     def several(role: Role) -> bool:
-        return len(answered_by(store, domain, role)) > 1
+        return len(store.answered_by(domain, role)) > 1
 
     if weak is None and first is not None and several("weak"):
         weak = first.weak

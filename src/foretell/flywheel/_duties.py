@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from foretell.config import Config, OpenAIModel, secret
+from foretell.config import Config, secret
 from foretell.errors import (
     CancelledError,
     ConfigError,
@@ -39,8 +39,7 @@ from foretell.flywheel._triggers import (
 from foretell.flywheel._webhook import Webhook
 from foretell.flywheel._workshop import forget_verdicts
 from foretell.records import Job
-from foretell.runtime._collect import answered_by
-from foretell.store import model_key
+from foretell.runtime import key_by_config
 
 _logger = logging.getLogger(__name__)
 
@@ -269,13 +268,11 @@ def work_on(
 
 def _strong_model(task: Task) -> str | None:
     """Key of the strong model whose answers count; ``None`` where there is no choice to make."""
-    if len(answered_by(task.store, task.domain, "strong")) < 2:
+    if len(task.store.answered_by(task.domain, "strong")) < 2:
         return None
-    for route in routes_of(task.config, task.domain).values():
-        model = task.config.models[route.strong[0]]
-        if isinstance(model, OpenAIModel):
-            return model_key(model.model)
-    return None
+    first = (route.strong[0] for route in routes_of(task.config, task.domain).values())
+    keys = (key_by_config(task.config.models[name]) for name in first)
+    return next((key for key in keys if key is not None), None)
 
 
 def _weak_model(task: Task) -> str | None:

@@ -64,7 +64,6 @@ class Holdout:
             strong_model="",
             sources=self.trusted,
         )
-        data = data.take(np.array([query in self.outcomes for query in data.ids], dtype=np.bool_))
         return undo_selection(with_outcomes(data, self.outcomes))
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from foretell.config import Config, OpenAIModel
+from foretell.config import Config
 from foretell.errors import InputError, ProbeFileError, RoutingError, TrainingDataError
 from foretell.flywheel._advantage import Advantage, advantage, look_level, next_look_at
 from foretell.flywheel._holdout import can_freeze_holdout, load_holdout
@@ -21,6 +21,7 @@ from foretell.runtime import (
     RUNGS,
     Standing,
     Step,
+    key_by_config,
     ladder_subject,
     load_ladder_rows,
     load_version,
@@ -330,8 +331,7 @@ class _Ladder:
 
     def _strong_model(self) -> str | None:
         """The key of the first strong model's answers, where its name tells."""
-        strong = self.config.models[self.config.routes[self.route].strong[0]]
-        return model_key(strong.model) if isinstance(strong, OpenAIModel) else None
+        return key_by_config(self.config.models[self.config.routes[self.route].strong[0]])
 
     def _still(
         self,

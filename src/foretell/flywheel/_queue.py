@@ -21,7 +21,6 @@ _FIRST_WAIT_S: Final = 60.0
 _GROWTH: Final = 4.0
 _YIELD_S: Final = 5.0
 _BEAT_S: Final = 2.0
-_ALL: Final = 10_000
 
 
 def wait_after(attempts: int) -> float | None:
@@ -58,8 +57,8 @@ class JobQueue:
 
     def ask(self, kind: str, domain: str, *, by: str, args: Mapping[str, Any] | None = None) -> Job:
         """A job of that kind and domain: the one that waits or runs already, or else a new one."""
-        if found := self._open(kind, domain):
-            return found[0]
+        if there := self.store.open_jobs(kind, domain):
+            return there[0]
         return self.store.add_job(kind, {**(args or {}), "domain": domain}, by=by)
 
     def take(self, kinds: Collection[str]) -> Job | None:
@@ -92,7 +91,7 @@ class JobQueue:
         )
 
     def _is_mine(self, job: Job) -> bool:
-        others = [one for one in self._open(job.kind, domain_of(job)) if one.id != job.id]
+        others = [one for one in self.store.open_jobs(job.kind, domain_of(job)) if one.id != job.id]
         if any(one.id < job.id for one in others):
             earlier = min(one.id for one in others)
             self.store.finish_job(job.id, worker=self.worker, error=f"job {earlier} does the same")
@@ -109,16 +108,6 @@ class JobQueue:
             )
             return False
         return True
-
-    def _open(self, kind: str, domain: str) -> list[Job]:
-        """Jobs of that kind and domain that are not over, oldest first."""
-        found = [
-            job
-            for state in ("waiting", "running")
-            for job in self.store.jobs(state=state, limit=_ALL)
-            if job.kind == kind and domain_of(job) == domain
-        ]
-        return sorted(found, key=lambda job: job.id)
 
 
 class Heartbeat:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from foretell.errors import InputError, RoutingError
 from foretell.gateway._bodies import parse_json
 from foretell.gateway._errors import ApiError
-from foretell.gateway._fields import Field, refuse_unknown
+from foretell.gateway._fields import Field, query_limit, refuse_unknown
 from foretell.gateway._gateway import Gateway
 from foretell.probes import ProbeCard
 from foretell.records import Event, Job
@@ -72,7 +72,11 @@ async def roll_back_probe(gateway: Gateway, domain: str, body: bytes, *, by: str
 
 async def events(gateway: Gateway, query: Mapping[str, str]) -> dict[str, Any]:
     """What was decided and noticed, newest first."""
-    kind, subject, limit = query.get("kind"), query.get("subject"), _limit(query)
+    kind, subject, limit = (
+        query.get("kind"),
+        query.get("subject"),
+        query_limit(query, default=_DEFAULT_LIMIT, most=_MOST),
+    )
     found = await gateway.with_store(
         lambda store: store.events(kind=kind, subject=subject, limit=limit)
     )
@@ -81,7 +85,7 @@ async def events(gateway: Gateway, query: Mapping[str, str]) -> dict[str, Any]:
 
 async def jobs(gateway: Gateway, query: Mapping[str, str]) -> dict[str, Any]:
     """Long work: what waits, runs, is done and failed, newest first."""
-    limit = _limit(query)
+    limit = query_limit(query, default=_DEFAULT_LIMIT, most=_MOST)
     found = await gateway.with_store(lambda store: store.jobs(limit=limit))
     return {"object": "list", "data": [asdict(job) for job in found]}
 
@@ -96,11 +100,8 @@ async def add_job(gateway: Gateway, body: bytes, *, by: str) -> dict[str, Any]:
     def ask(store: Store) -> Job | None:
         if all(counts.domain != domain for counts in store.domains()):
             return None
-        for state in ("running", "waiting"):
-            for job in store.jobs(state=state, limit=_MOST):
-                if (job.kind, job.args.get("domain")) == (kind, domain):
-                    return job
-        return store.add_job(kind, {"domain": domain}, by=by)
+        there = store.open_jobs(kind, domain)
+        return there[0] if there else store.add_job(kind, {"domain": domain}, by=by)
 
     job = await gateway.with_store(ask)
     if job is None:
@@ -188,12 +189,7 @@ def _version(folder: Path, domain: str, version: int) -> dict[str, Any]:
 
 def _why(raw: Field, otherwise: str) -> str:
     given = raw.get("why")
-    if given is None:
-        return otherwise
-    why = given.text(longest=_LONGEST_WHY, empty=False)
-    if "\0" in why:
-        given.refuse("must not hold the character NUL")  # no database takes it
-    return why
+    return otherwise if given is None else given.storable(longest=_LONGEST_WHY, empty=False)
 
 
 def _card(card: ProbeCard) -> dict[str, Any]:
@@ -206,12 +202,3 @@ def _card(card: ProbeCard) -> dict[str, Any]:
         "queries": card.n_train,
         "auroc": None if auroc is None else auroc.value,
     }
-
-
-def _limit(query: Mapping[str, str]) -> int:
-    given = query.get("limit", str(_DEFAULT_LIMIT))
-    if not given.isascii() or not given.isdigit() or not 1 <= int(given) <= _MOST:
-        raise ApiError(
-            400, f"limit must be a number from 1 to {_MOST}", code="invalid_value", param="limit"
-        )
-    return int(given)

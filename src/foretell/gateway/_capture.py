@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -72,7 +72,7 @@ class Capture:
         prefill = None if found is None else found.prefill
         identity, model = answering.observed_as()
         answer = Answer(
-            text=self._kept(answering.text()) if self.config.text else "",
+            text=self._kept(answering.text()),
             model=model,
             finish_reason=finished,
             usage=_tokens(usage),
@@ -86,14 +86,7 @@ class Capture:
         self, exchange: Exchange, side: WeakSide, domain: str, answer: Answer, prefill: Prefill
     ) -> Observation:
         """What the weak model answered afterwards to a request that another one served."""
-        if not self.config.text:
-            answer = Answer(
-                text="",
-                model=answer.model,
-                finish_reason=answer.finish_reason,
-                usage=answer.usage,
-                mean_logprob=answer.mean_logprob,
-            )
+        answer = replace(answer, text=self._kept(answer.text))
         identity = side.route.weak_identity
         return self._observation(exchange, side, domain, answer, prefill, "weak", identity)
 
@@ -104,7 +97,7 @@ class Capture:
         domain: str,
         body: bytes,
         who: tuple[ModelIdentity | None, str],
-    ) -> Observation | None:
+    ) -> tuple[Observation, MeteredUsage] | None:
         """What a strong model answered afterwards to a request that the weak one served.
 
         ``body`` is its chat completion; ``None`` when that is no text that came to its end.
@@ -115,12 +108,12 @@ class Capture:
         if usage is None or finished is None:
             return None
         answer = Answer(
-            text=self._kept(said_in(body)) if self.config.text else "",
+            text=self._kept(said_in(body)),
             model=who[1],
             finish_reason=finished,
             usage=_tokens(usage),
         )
-        return self._observation(exchange, side, domain, answer, None, "strong", who[0])
+        return self._observation(exchange, side, domain, answer, None, "strong", who[0]), usage
 
     def _observation(
         self,
@@ -170,7 +163,7 @@ class Capture:
         return digest.hexdigest()[:32]
 
     def _kept(self, text: str) -> str:
-        return text if len(text) <= MOST_TEXT_BYTES else ""
+        return text if self.config.text and len(text) <= MOST_TEXT_BYTES else ""
 
 
 def _tokens(usage: MeteredUsage) -> Usage:

@@ -8,11 +8,12 @@ from typing import Any, Final, Protocol
 from foretell.errors import RoutingError
 from foretell.gateway._bodies import parse_json
 from foretell.gateway._errors import ApiError
-from foretell.gateway._fields import Field, refuse_unknown
+from foretell.gateway._fields import Field, query_field, query_limit, refuse_unknown
 from foretell.gateway._gateway import LONG_STORE_S, Gateway
 from foretell.store import Store
 
 _MOST_ITEMS: Final = 200
+_DEFAULT_ITEMS: Final = 20
 _LONGEST: Final = 128
 _LONGEST_NOTE: Final = 4096
 _VERDICTS: Final = ("right", "wrong", "skip")
@@ -50,13 +51,11 @@ async def queue(gateway: Gateway, query: Mapping[str, str]) -> dict[str, Any]:
     """What is to be judged."""
     desk = _desk(gateway)
     domain, metric, author = (_named(query, name) for name in ("domain", "metric", "author"))
-    limit = Field(query.get("limit", "20"), "limit").text()
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit) <= _MOST_ITEMS:
-        raise _invalid(f"limit must be a number from 1 to {_MOST_ITEMS}", "limit")
+    limit = query_limit(query, default=_DEFAULT_ITEMS, most=_MOST_ITEMS)
     now = gateway.clock()
 
     def work(store: Store) -> list[Mapping[str, Any]]:
-        return desk.queue(store, domain, metric=metric, author=author, limit=int(limit), now=now)
+        return desk.queue(store, domain, metric=metric, author=author, limit=limit, now=now)
 
     return {"object": "list", "data": await _with_store(gateway, work)}
 
@@ -94,32 +93,16 @@ def _label(item: Field) -> dict[str, str]:
     return {
         "key": item.need("key").text(longest=_LONGEST, empty=False),
         "verdict": item.need("verdict").one_of(_VERDICTS),
-        "note": "" if note is None else _storable(note, note.text(longest=_LONGEST_NOTE)),
+        "note": "" if note is None else note.storable(longest=_LONGEST_NOTE),
     }
 
 
 def _name(raw: Field, name: str) -> str:
-    field = raw.need(name)
-    return _storable(field, field.text(longest=_LONGEST, empty=False))
-
-
-def _storable(field: Field, text: str) -> str:
-    if "\0" in text:
-        field.refuse("must not hold the character NUL")
-    return text
+    return raw.need(name).storable(longest=_LONGEST, empty=False)
 
 
 def _named(query: Mapping[str, str], name: str) -> str:
-    value = query.get(name)
-    if value is None:
-        raise ApiError(
-            400,
-            f"{name} is missing; name it in the query: ?{name}=…",
-            code="missing_required_parameter",
-            param=name,
-        )
-    field = Field(value, name)
-    return _storable(field, field.text(longest=_LONGEST, empty=False))
+    return query_field(query, name).storable(longest=_LONGEST, empty=False)
 
 
 async def _with_store(gateway: Gateway, work: Any) -> Any:
@@ -137,7 +120,3 @@ def _desk(gateway: Gateway) -> LabelDesk:
             503, "nobody takes labels here; start it by 'foretell serve'", code="no_desk"
         )
     return gateway.desk
-
-
-def _invalid(message: str, param: str) -> ApiError:
-    return ApiError(400, message, code="invalid_value", param=param)

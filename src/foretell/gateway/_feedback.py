@@ -11,7 +11,7 @@ from starlette.responses import Response
 from foretell.errors import InputError
 from foretell.gateway._callers import Caller
 from foretell.gateway._errors import ApiError
-from foretell.gateway._fields import Field, refuse_unknown
+from foretell.gateway._fields import Field, query_field, refuse_unknown
 from foretell.gateway._http import json_response
 from foretell.records import Feedback
 
@@ -131,20 +131,8 @@ def _feedback(raw: dict[str, Any]) -> tuple[Feedback, bool]:
 
 
 def _text(field: Field, *, empty: bool) -> str:
-    """A text that a database takes; half a surrogate pair was refused with the body."""
-    text = field.text(longest=_LONGEST[field.path], empty=empty)
-    if "\0" in text:
-        field.refuse("must not hold the character NUL")
-    return text
+    return field.storable(longest=_LONGEST[field.path], empty=empty)
 
 
 def _named(query: Mapping[str, str], name: str) -> str:
-    value = query.get(name)
-    if value is None:
-        raise ApiError(
-            400,
-            f"{name} is missing; name it in the query: ?{name}=…",
-            code="missing_required_parameter",
-            param=name,
-        )
-    return _text(Field(value, name), empty=False)
+    return _text(query_field(query, name), empty=False)

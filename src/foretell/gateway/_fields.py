@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NoReturn
 
 from foretell.gateway._bodies import described
@@ -61,6 +61,13 @@ class Field:
             raise self.wrong(f"must have {longest} characters at most, got {len(self.value)}")
         return self.value
 
+    def storable(self, *, longest: int, empty: bool = True) -> str:
+        """This string, which a database must take; half a surrogate pair was refused before."""
+        text = self.text(longest=longest, empty=empty)
+        if "\0" in text:
+            raise self.wrong("must not hold the character NUL")
+        return text
+
     def boolean(self) -> bool:
         """True or false."""
         if not isinstance(self.value, bool):
@@ -114,6 +121,29 @@ class Field:
 
     def _below(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name
+
+
+def query_field(query: Mapping[str, str], name: str) -> Field:
+    """A field that the query of a URL must have."""
+    value = query.get(name)
+    if value is None:
+        raise ApiError(
+            400,
+            f"{name} is missing; name it in the query: ?{name}=…",
+            code="missing_required_parameter",
+            param=name,
+        )
+    return Field(value, name)
+
+
+def query_limit(query: Mapping[str, str], *, default: int, most: int) -> int:
+    """How many things the query of a URL asks for at most, in ``limit``."""
+    given = query.get("limit", str(default))
+    if not given.isascii() or not given.isdigit() or not 1 <= int(given) <= most:
+        raise ApiError(
+            400, f"limit must be a number from 1 to {most}", code="invalid_value", param="limit"
+        )
+    return int(given)
 
 
 def refuse_unknown(body: Field, known: Collection[str], *, api: str) -> None:

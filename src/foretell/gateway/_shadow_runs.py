@@ -19,7 +19,7 @@ from foretell.gateway._exchange import Exchange
 from foretell.gateway._members import Call, Member
 from foretell.gateway._snapshot import ServedRoute, WeakSide
 from foretell.policy import missing
-from foretell.records import MeteredUsage, Observation, Role
+from foretell.records import Observation, Role
 from foretell.runtime import drain
 from foretell.upstreams import PriceBook
 
@@ -218,16 +218,12 @@ class ShadowRuns:
             body = await source.read()
         finally:
             await source.close()
-        observed = capture.asked_strong(exchange, one.side, one.domain, body, member.observed_as())
-        if observed is not None:
-            used = observed.answer.usage
-            metered = MeteredUsage(
-                prompt_tokens=used.prompt_tokens,
-                completion_tokens=used.completion_tokens,
-                cached_tokens=used.cached_tokens,
-            )
-            self._begin_day()
-            self._usd[route.name] += self._prices.cost_usd(member.config, None, metered) or 0.0
+        found = capture.asked_strong(exchange, one.side, one.domain, body, member.observed_as())
+        if found is None:
+            return None
+        observed, usage = found
+        self._begin_day()
+        self._usd[route.name] += self._prices.cost_usd(member.config, None, usage) or 0.0
         return observed
 
     def _begin_day(self) -> None:

@@ -24,7 +24,7 @@ from foretell.gateway._watched import Watched, watched_of
 from foretell.policy import Abilities, PrefillDeadlines
 from foretell.prefill import Progress
 from foretell.records import Message
-from foretell.runtime import EngineShelf, Explainer, Foretell, Route
+from foretell.runtime import EngineShelf, Explainer, Foretell, Route, key_by_config
 from foretell.store import model_key
 from foretell.upstreams import Target
 
@@ -280,7 +280,7 @@ class Snapshot:
                 route,
                 served.config,
                 self.foretell.open_store,
-                strong_model=self._stored_as(served.config.strong[0]),
+                strong_model=key_by_config(self.config.models[served.config.strong[0]]),
             )
             sides[domain or ""] = self._side(domain, route, control, explainer)
         served.nearest = self._nearest(name, served, sides, now)
@@ -315,11 +315,6 @@ class Snapshot:
         route.also_read = watched.read_points
         key = model_key(route.weak_identity)
         return WeakSide(domain, route, control, explainer, key, watched)
-
-    def _stored_as(self, name: str) -> str | None:
-        """The key of a model's answers in the store; ``None`` where it takes opening it to know."""
-        model = self.config.models[name]
-        return model_key(model.model) if isinstance(model, OpenAIModel) else None
 
     def _load_answering(self) -> None:
         """Open what answers in this process, or its first callers would wait for it."""

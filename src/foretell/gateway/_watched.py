@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,9 +67,6 @@ class Watched:
         own_tokens = prefill.prompt.own_tokens
         estimate = trial.estimate(read, own_tokens=own_tokens, first_token=first_token)
         return trial.name, estimate.p_success
-
-
-NOTHING_WATCHED: Final = Watched()
 
 
 def watched_of(route: Route, domain: str | None, traffic: TrafficConfig, folder: Path) -> Watched:

@@ -17,6 +17,7 @@ from foretell.runtime._collect import (
     collect,
     default_read_points,
     engine_key,
+    key_by_config,
     observer_of_engine,
     observer_of_model,
 )
@@ -115,6 +116,7 @@ __all__ = [
     "fit_gate_of",
     "gain_ranks_better",
     "held_out_of",
+    "key_by_config",
     "label_sources",
     "ladder_subject",
     "load_ladder_rows",

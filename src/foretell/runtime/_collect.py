@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from time import perf_counter
 
+from foretell.config import ModelConfig, OpenAIModel
 from foretell.prefill import PrefillEngine
 from foretell.records import ModelIdentity, Observation, Query, ReadPoint, Role, Sampling
 from foretell.runtime._models import AnsweringModel, drain
@@ -159,12 +159,9 @@ def answering_key(model: AnsweringModel) -> str:
     return model_key(model.identity or model.source)
 
 
-def answered_by(store: Store, domain: str, role: Role) -> Counter[str]:
-    """Answers of a domain in a role, by the key of the model that gave them."""
-    return Counter(
-        model_key(observation.model or observation.answer.model)
-        for observation in store.observations(domain, role)
-    )
+def key_by_config(model: ModelConfig) -> str | None:
+    """The name in the store of a configured model; ``None`` where it takes opening it to know."""
+    return model_key(model.model) if isinstance(model, OpenAIModel) else None
 
 
 def _sampled(sampling: Sampling, rollout: int) -> Sampling:

@@ -134,6 +134,18 @@ def newest(database: Database, *, state: JobState | None, limit: int) -> list[Jo
         return [Job(**row) for row in connection.execute(statement).mappings()]
 
 
+def unfinished(database: Database, kind: str, domain: str) -> list[Job]:
+    """Jobs of a kind and domain that wait or run, oldest first."""
+    statement = (
+        select(*_COLUMNS)
+        .where(jobs.c.kind == kind, jobs.c.state.in_(("waiting", "running")))
+        .order_by(jobs.c.id)
+    )
+    with database.transaction() as connection:
+        found = [Job(**row) for row in connection.execute(statement).mappings()]
+    return [job for job in found if job.args.get("domain", "") == domain]
+
+
 def _update_running(
     database: Database, job_id: int, worker: str | None, values: Mapping[str, Any]
 ) -> bool:

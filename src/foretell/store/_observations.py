@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from foretell.errors import InputError
 from foretell.records import Observation, ReadPoint, Role
@@ -71,6 +71,18 @@ def append_vectors(database: Database, shards: Shards, observations: Sequence[Ob
         places = _write_vectors(shards, {key: by_key[key] for key in stored})
         _name_places(database, connection, stored, places)
     return len(places)
+
+
+def answered_by(database: Database, domain: str, role: Role) -> dict[str, int]:
+    """Counts of answers by the model's key."""
+    table = _tables.observations
+    statement = (
+        select(table.c.model_key, func.count())
+        .where(table.c.domain == domain, table.c.role == role)
+        .group_by(table.c.model_key)
+    )
+    with database.transaction() as connection:
+        return {row[0]: row[1] for row in connection.execute(statement)}
 
 
 def observed(database: Database, domain: str, role: Role, model_key: str, rollout: int) -> set[str]:

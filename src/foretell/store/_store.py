@@ -144,6 +144,10 @@ class Store:
         """
         return _observations.append_vectors(self._database, self._shards, observations)
 
+    def answered_by(self, domain: str, role: Role) -> Mapping[str, int]:
+        """Answers of a domain in a role, by the key of the model that gave them."""
+        return _observations.answered_by(self._database, domain, role)
+
     def observed(self, domain: str, role: Role, model_key: str, rollout: int = 0) -> set[str]:
         """Ids of the queries that a model has answered: what a second run may skip.
 
@@ -724,6 +728,10 @@ class Store:
     def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[Job]:
         """At most ``limit`` jobs, of one state if given, newest first."""
         return _jobs.newest(self._database, state=state, limit=limit)
+
+    def open_jobs(self, kind: str, domain: str) -> list[Job]:
+        """Jobs of a kind that wait or run for a domain (``""``: the whole store), oldest first."""
+        return _jobs.unfinished(self._database, kind, domain)
 
     def salt(self) -> bytes:
         """Random bytes of this store's own, always the same, as a key of hashes."""
