@@ -61,7 +61,10 @@ def as_stored(vectors):
     return {point: rows.astype(np.float16).astype(np.float32) for point, rows in vectors.items()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.torch) if kind == "mlp" else kind for kind in KINDS],
+)
 @pytest.mark.parametrize("with_gate", [True, False], ids=["gate", "no gate"])
 def test_restored_activations_are_foretold_the_same(kind, with_gate, wide, card, held_out):
     probe = KINDS[kind].fit(wide, seed=1)
@@ -150,6 +153,7 @@ def test_the_name_follows_from_the_weights(wide, card, held_out):
     assert ids[0] == ids[2] != ids[1]
 
 
+@pytest.mark.torch
 def test_an_attention_probe_has_no_subspace(make_data, card, held_out):
     data = make_data(60)
     point = ReadPoint(1, "tokens")
